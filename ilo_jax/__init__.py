@@ -1,0 +1,1 @@
+"""Measure whether the languages inside a model share one representation space."""

@@ -1,0 +1,1 @@
+"""From a model and a corpus to pooled hidden states, computed and stored."""

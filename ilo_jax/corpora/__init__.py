@@ -1,0 +1,1 @@
+"""Aligned multi-parallel text: languages, readers, the sample corpus, packing into rows."""

@@ -1,0 +1,1 @@
+"""Measures on arrays of hidden states; each takes arrays and returns a NamedTuple."""

@@ -1,0 +1,1 @@
+"""Transformer models in Flax NNX, read from Hugging Face folders."""

@@ -1,0 +1,30 @@
+"""Strict tests: four CPU devices, warnings are errors, shapes and types are checked."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("ilo_jax", "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", f"{tempfile.gettempdir()}/ilo_jax-test-xla-cache")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def flores() -> Path:
+    """Return the folder of FLORES-200 text; the corpus itself is not part of the project."""
+    default = Path(__file__).parents[2] / "shared/data/flores200"
+    folder = Path(os.environ.get("FLORES200", default))
+    if not (folder / "devtest").is_dir():
+        pytest.skip(f"no FLORES-200 devtest folder at {folder}; set FLORES200 to run this test")
+    return folder
