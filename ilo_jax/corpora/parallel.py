@@ -1,0 +1,341 @@
+"""Aligned multi-parallel text: the same sentences in several languages, line by line.
+
+Read from a FLORES-200 folder, a folder of text files, or one TSV or JSONL table. Whatever
+is not aligned, empty or not text is refused, never skipped: one line lost in one language
+would compare every later sentence with the wrong translations.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.resources
+import json
+import reprlib
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SAMPLE = Path(str(importlib.resources.files("ilo_jax.corpora") / "sample"))
+"""The folder of the corpus that comes with the package: 48 everyday sentences."""
+
+SPLITS = ("dev", "devtest")
+"""Of FLORES-200: folders, and suffixes of the files in them."""
+
+SHOWN = 10
+"""How many offenders an error names, and of how many more it gives the number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """Sentences in several languages; the i-th sentences of all say the same.
+
+    Raises:
+        ValueError: if a language comes twice, languages differ in their number of sentences,
+            there are none, or one is empty.
+    """
+
+    languages: tuple[str, ...]
+    """Codes, in the order of `sentences`."""
+    sentences: tuple[tuple[str, ...], ...]
+    """Text as [lang][sent]."""
+    source: str
+    """Where the text comes from, for messages; not part of `hash`."""
+
+    def __post_init__(self):
+        if len(self.languages) != len(self.sentences):
+            raise ValueError(
+                f"{self.source}: every language must have its sentences, got "
+                f"{len(self.languages)} languages and sentences of {len(self.sentences)}"
+            )
+        _refuse_repeated(self.languages, f"{self.source}: a language must come once")
+        _refuse_unequal(self)
+        empty = [
+            f"{language} {number}"
+            for language, sentences in zip(self.languages, self.sentences, strict=True)
+            for number, sentence in enumerate(sentences, 1)
+            if not sentence.strip()
+        ]
+        if empty:
+            raise ValueError(
+                f"{self.source}: a sentence must not be empty, got {len(empty)} that are "
+                f"(language and line, a table's header not counted): {_some(empty)}"
+            )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the languages and their text, both in order."""
+        text = json.dumps([self.languages, self.sentences])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sample() -> Parallel:
+    """Return the corpus that comes with the package, in the paper's 31 languages.
+
+    It is machine-written and unreviewed: good for trying things out and for tests, not for
+    claims about languages. See sample/README.md.
+    """
+    return read(SAMPLE)
+
+
+def read(
+    path: str | Path,
+    *,
+    languages: Sequence[str] = (),
+    sentences: int | None = None,
+    split: str = "",
+) -> Parallel:
+    r"""Return the aligned sentences of a folder or a table.
+
+    A folder holds dev/<code>.dev or devtest/<code>.devtest as FLORES-200 does, or such
+    files themselves, or <code>.txt; one sentence a line. A table is a .tsv file whose first
+    line names the languages (quotes mean nothing, as in FLORES text), or a .jsonl file with
+    one object a line and the languages as keys.
+
+    Lines end at \n only, since other line separators do occur inside sentences. A byte
+    order mark at the start and white space at the end of a sentence are dropped, and
+    nothing else. Any code goes; those of the paper are in `languages.PAPER`.
+
+    Args:
+        path: folder, .tsv or .jsonl file.
+        languages: which, and in which order; if none, all, sorted.
+        sentences: how many of each language, from the first on; all if None.
+        split: "dev" or "devtest"; empty where there is just one, or none.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if `path` is no corpus, lacks what was asked for, or is damaged; the
+            message names what and where.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no corpus at {path}: there is no such file or folder")
+    corpus = (_read_folder if path.is_dir() else _read_table)(path, languages, split)
+    return corpus if sentences is None else _first(corpus, sentences)
+
+
+def _read_folder(path: Path, languages: Sequence[str], split: str) -> Parallel:
+    splits = _splits(path)
+    chosen = _choose_split(splits, split, path)
+    source = f"{path} ({chosen})" if chosen else str(path)
+    files = splits[chosen]
+    codes = _choose_languages(languages, files, source)
+    text = _lines({code: files[code] for code in codes})
+    return _parallel(codes, text, source)
+
+
+def _read_table(path: Path, languages: Sequence[str], split: str) -> Parallel:
+    parsers = {".tsv": _tsv, ".jsonl": _jsonl}
+    if path.suffix not in parsers:
+        raise ValueError(f"a corpus must be a folder, a .tsv or a .jsonl file, got {path}")
+    _choose_split([""], split, path)
+    source = str(path)
+    lines = _lines({source: path})[source]
+    if not lines:
+        raise ValueError(f"{source} is empty")
+    columns = parsers[path.suffix](lines, source)
+    codes = _choose_languages(languages, columns, source)
+    chosen = {code: columns[code] for code in codes}
+    _refuse_other_than_text(chosen, source)
+    return _parallel(codes, chosen, source)
+
+
+def _parallel(codes: Sequence[str], text: Mapping[str, Sequence[str]], source: str) -> Parallel:
+    sentences = tuple(tuple(line.rstrip() for line in text[code]) for code in codes)
+    return Parallel(tuple(codes), sentences, source)
+
+
+def _first(corpus: Parallel, count: int) -> Parallel:
+    """Return the first `count` sentences of every language."""
+    available = len(corpus.sentences[0])
+    if not 1 <= count <= available:
+        raise ValueError(f"sentences must be in [1, {available}] for {corpus.source}, got {count}")
+    sentences = tuple(lines[:count] for lines in corpus.sentences)
+    return dataclasses.replace(corpus, sentences=sentences)
+
+
+def _files(folder: Path, suffix: str) -> dict[str, Path]:
+    """Return the files with this suffix, hidden ones left out, by the rest of their name."""
+    found = sorted(file for file in folder.glob(f"[!.]*.{suffix}") if file.is_file())
+    return {file.name.removesuffix(f".{suffix}"): file for file in found}
+
+
+def _splits(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return {split: {language: file}}; plain text, the split "", counts where there is no other.
+
+    A FLORES-200 folder may well have a licence in a text file beside its splits.
+    """
+    found = {split: _files(folder / split, split) or _files(folder, split) for split in SPLITS}
+    found = {split: files for split, files in found.items() if files}
+    plain = _files(folder, "txt")
+    return found or ({"": plain} if plain else {})
+
+
+def _choose_split(splits: Collection[str], split: str, path: Path) -> str:
+    """Return the split that was asked for, or else the only one."""
+    if not splits:
+        names = sorted(file.name for file in path.iterdir())
+        raise ValueError(
+            f"{path} holds no corpus: it must hold <code>.txt files, or <code>.dev or "
+            "<code>.devtest files, those also in folders dev and devtest; it holds "
+            f"{_some(names) or 'nothing'}"
+        )
+    if split in splits:
+        return split
+    if split:
+        there = ", ".join(filter(None, splits)) or "no splits"
+        raise ValueError(f"{path} has no split {split!r}: it has {there}")
+    if len(splits) > 1:
+        raise ValueError(f"{path} has the splits {', '.join(splits)}: choose one with split=")
+    return next(iter(splits))
+
+
+def _choose_languages(asked: Sequence[str], there: Collection[str], source: str) -> list[str]:
+    """Return the languages that were asked for, or else all that are there, sorted."""
+    missing = [code for code in asked if code not in there]
+    if missing:
+        named = [code + _near(code, sorted(there)) for code in missing]
+        raise ValueError(
+            f"{source} has no {', '.join(named)}; it has {len(there)} languages: "
+            f"{_some(sorted(there))}"
+        )
+    return list(asked) or sorted(there)
+
+
+def _near(code: str, there: Sequence[str]) -> str:
+    """Return a remark on languages with a similar code, whatever their script; may be empty."""
+    stems = list(dict.fromkeys(name.split("_")[0] for name in there))
+    close = difflib.get_close_matches(code.split("_")[0], stems, n=3)
+    near = [name for stem in close for name in there if name.split("_")[0] == stem]
+    return f" (near: {', '.join(near[:3])})" if near else ""
+
+
+def _lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Return the lines of several files.
+
+    Raises:
+        ValueError: naming the first byte of each file that is not UTF-8.
+    """
+    lines, problems = {}, []
+    for name, file in files.items():
+        data = file.read_bytes()
+        try:
+            text = data.decode().removeprefix("\ufeff")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            byte = error.start - data.rfind(b"\n", 0, error.start)
+            problems.append(f"{file} line {line}, byte {byte}: 0x{data[error.start]:02x}")
+        else:
+            lines[name] = text.removesuffix("\n").split("\n") if text else []
+    _refuse("text must be UTF-8", problems)
+    return lines
+
+
+def _tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
+    """Return the columns of a tab-separated table.
+
+    Not by the csv module: even with quoting off it refuses a carriage return in a cell.
+    """
+    header, *rows = [line.split("\t") for line in lines]
+    header = [name.rstrip() for name in header]
+    _refuse_repeated(header, f"{source}: a column must come once")
+    if "" in header:
+        raise ValueError(f"{source}: column {header.index('') + 1} must have a name, got none")
+    ragged = [
+        f"line {number}: {len(row)}"
+        for number, row in enumerate(rows, 2)
+        if len(row) != len(header)
+    ]
+    _refuse(f"{source}: a line must have {len(header)} cells, as the header has", ragged)
+    return {name: [row[column] for row in rows] for column, name in enumerate(header)}
+
+
+def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
+    """Return the values of every key of a table of JSON objects, text or not."""
+    records, problems = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(_record(line))
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+    _refuse(f"{source}: a line must be a JSON object", problems)
+    keys = records[0].keys()
+    differing = [
+        f"line {number}: " + ", ".join(_differences(record.keys(), keys))
+        for number, record in enumerate(records, 1)
+        if record.keys() != keys
+    ]
+    _refuse(f"{source}: a line must have the keys of line 1", differing)
+    return {key: [record[key] for record in records] for key in keys}
+
+
+def _record(line: str) -> dict[str, Any]:
+    """Return one line's object, whose values may be anything.
+
+    Raises:
+        ValueError: if it is none, or repeats a key.
+    """
+    try:
+        record = json.loads(line, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at character {error.colno}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"is {reprlib.repr(record)}")
+    return record
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_repeated([key for key, _ in pairs], "a key must come once")
+    return dict(pairs)
+
+
+def _differences(keys: Collection[str], expected: Collection[str]) -> list[str]:
+    return [f"no {key}" for key in expected if key not in keys] + [
+        f"also {key}" for key in keys if key not in expected
+    ]
+
+
+def _is_text(value: object) -> bool:
+    """Tell text from JSON's other values, and from strings with half a surrogate pair."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
+
+
+def _refuse_other_than_text(columns: Mapping[str, Sequence[object]], source: str) -> None:
+    problems = [
+        f"{code} {number}: {reprlib.repr(value)}"
+        for code, values in columns.items()
+        for number, value in enumerate(values, 1)
+        if not _is_text(value)
+    ]
+    _refuse(f"{source}: a sentence must be text", problems)
+
+
+def _refuse_unequal(corpus: Parallel) -> None:
+    by_count: dict[int, list[str]] = {}
+    for language, sentences in zip(corpus.languages, corpus.sentences, strict=True):
+        by_count.setdefault(len(sentences), []).append(language)
+    if len(by_count) > 1:
+        rarest_first = sorted(by_count.items(), key=lambda item: (len(item[1]), item[0]))
+        raise ValueError(
+            f"{corpus.source}: languages must have as many sentences as each other, got "
+            + "; ".join(f"{count} in {_some(names)}" for count, names in rarest_first)
+        )
+    if not any(by_count):
+        raise ValueError(f"{corpus.source} has no sentences")
+
+
+def _refuse_repeated(names: Sequence[str], what: str) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{what}, got more than once: {', '.join(repeated)}")
+
+
+def _refuse(what: str, problems: Sequence[str]) -> None:
+    if problems:
+        raise ValueError(f"{what}, got\n  " + _some(problems, separator="\n  "))
+
+
+def _some(names: Sequence[str], *, separator: str = ", ") -> str:
+    """Join the first names, and say how many more there are."""
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return separator.join([*names[:SHOWN], *more])

@@ -1,0 +1,466 @@
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ilo_jax.corpora.languages import PAPER
+from ilo_jax.corpora.parallel import SAMPLE, Parallel, read, sample
+
+TEXT = {"deu_Latn": ["eins", "zwei", "drei"], "eng_Latn": ["one", "two", "three"]}
+
+
+def write_folder(folder: Path, suffix: str, text: dict[str, list[str]] = TEXT) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for code, lines in text.items():
+        (folder / f"{code}.{suffix}").write_text("".join(f"{s}\n" for s in lines), newline="")
+    return folder
+
+
+def write_bytes(file: Path, content: bytes) -> Path:
+    file.write_bytes(content)
+    return file
+
+
+def refusal(call: Callable[[], object], kind: type[Exception] = ValueError) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+def plain(corpus: Parallel) -> dict[str, list[str]]:
+    return {code: list(text) for code, text in zip(corpus.languages, corpus.sentences, strict=True)}
+
+
+# Layouts
+
+
+@pytest.mark.parametrize("split", ["dev", "devtest"])
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_flores_folder_with_one_split(tmp_path, split, asked):
+    write_folder(tmp_path / split, split)
+    (tmp_path / "LICENSE.txt").write_text("words")
+    corpus = read(tmp_path, split=split if asked else "")
+    assert plain(corpus) == TEXT
+    assert corpus.source == f"{tmp_path} ({split})"
+
+
+def test_a_flores_folder_with_both_splits(tmp_path):
+    write_folder(tmp_path / "dev", "dev")
+    other = {code: [f"{s} more" for s in lines] for code, lines in TEXT.items()}
+    write_folder(tmp_path / "devtest", "devtest", other)
+    assert plain(read(tmp_path, split="dev")) == TEXT
+    assert plain(read(tmp_path, split="devtest")) == other
+
+
+def test_the_folder_of_a_split_itself(tmp_path):
+    write_folder(tmp_path / "devtest", "devtest")
+    corpus = read(tmp_path / "devtest")
+    assert plain(corpus) == plain(read(tmp_path / "devtest", split="devtest")) == TEXT
+
+
+def test_a_folder_of_text_files(tmp_path):
+    write_folder(tmp_path, "txt")
+    (tmp_path / "README.md").write_text("words")
+    (tmp_path / "._eng_Latn.txt").write_text("what macOS leaves")
+    (tmp_path / "more.txt").mkdir()
+    corpus = read(tmp_path)
+    assert plain(corpus) == TEXT
+    assert corpus.source == str(tmp_path)
+
+
+def test_a_tsv_table(tmp_path):
+    file = tmp_path / "t.tsv"
+    file.write_text("eng_Latn\tdeu_Latn\none\teins\ntwo\tzwei\nthree\tdrei\n")
+    assert plain(read(file)) == TEXT
+
+
+def test_a_jsonl_table_whatever_the_order_of_its_keys(tmp_path):
+    file = tmp_path / "t.jsonl"
+    file.write_text(
+        '{"eng_Latn": "one", "deu_Latn": "eins"}\n{"deu_Latn": "zwei", "eng_Latn": "two"}\n'
+        '{"deu_Latn": "drei", "eng_Latn": "three"}'
+    )
+    assert plain(read(file)) == TEXT
+
+
+def test_the_path_may_be_a_string(tmp_path):
+    assert plain(read(str(write_folder(tmp_path, "txt")))) == TEXT
+
+
+# What is asked for
+
+
+@pytest.fixture(params=["folder", "tsv", "jsonl"])
+def three(request, tmp_path) -> Path:
+    """Three languages whose codes are in no table, in every layout."""
+    text = {"b": ["b1", "b2"], "c_Xxxx": ["c1", "c2"], "a": ["a1", "a2"]}
+    if request.param == "folder":
+        return write_folder(tmp_path, "txt", text)
+    file = tmp_path / f"t.{request.param}"
+    rows = list(zip(*text.values(), strict=True))
+    if request.param == "tsv":
+        file.write_text("\n".join("\t".join(row) for row in [tuple(text), *rows]))
+    else:
+        file.write_text("\n".join(json.dumps(dict(zip(text, r, strict=True))) for r in rows))
+    return file
+
+
+def test_all_languages_come_sorted(three):
+    assert read(three).languages == ("a", "b", "c_Xxxx")
+
+
+def test_asked_languages_keep_their_order(three):
+    corpus = read(three, languages=["c_Xxxx", "a"])
+    assert corpus.languages == ("c_Xxxx", "a")
+    assert corpus.sentences == (("c1", "c2"), ("a1", "a2"))
+
+
+def test_the_first_sentences(three):
+    assert plain(read(three, sentences=1)) == {"a": ["a1"], "b": ["b1"], "c_Xxxx": ["c1"]}
+    assert read(three, sentences=2) == read(three)
+
+
+@pytest.mark.parametrize("sentences", [3, 0, -1])
+def test_more_sentences_than_there_are(three, sentences):
+    expected = f"sentences must be in [1, 2] for {three}, got {sentences}"
+    assert refusal(lambda: read(three, sentences=sentences)) == expected
+
+
+def test_a_language_asked_for_twice(three):
+    expected = f"{three}: a language must come once, got more than once: a, b"
+    assert refusal(lambda: read(three, languages=["a", "b", "a", "b"])) == expected
+
+
+def test_all_missing_languages(three):
+    expected = f"{three} has no zzz, aa (near: a), c_Yyyy (near: c_Xxxx); it has 3 languages: "
+    refused = refusal(lambda: read(three, languages=["zzz", "a", "aa", "c_Yyyy"]))
+    assert refused == expected + "a, b, c_Xxxx"
+
+
+def test_a_missing_language_in_a_large_corpus(tmp_path):
+    codes = [f"a{letter}{letter}_Latn" for letter in "bcdefghijkl"] + ["zho_Hans", "zho_Hant"]
+    write_folder(tmp_path, "txt", {code: ["text"] for code in codes})
+    assert refusal(lambda: read(tmp_path, languages=["zho_Latn", "zh"])) == (
+        f"{tmp_path} has no zho_Latn (near: zho_Hans, zho_Hant), zh (near: zho_Hans, zho_Hant); "
+        f"it has 13 languages: {', '.join(codes[:10])}, and 3 more"
+    )
+
+
+def test_damage_in_a_language_that_was_not_asked_for_does_not_matter_in_a_folder(tmp_path):
+    write_folder(tmp_path, "txt", TEXT | {"xxx": [""]})
+    write_bytes(tmp_path / "yyy.txt", b"\xff")
+    assert plain(read(tmp_path, languages=["deu_Latn", "eng_Latn"])) == TEXT
+
+
+def test_a_column_that_is_no_language_does_not_matter_if_languages_are_asked_for(tmp_path):
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"id": 1, "a": "x", "note": null}\n{"id": 2, "a": "y", "note": ""}\n')
+    assert plain(read(file, languages=["a"])) == {"a": ["x", "y"]}
+
+
+# Text stays as it is
+
+
+ODD = ["a\u2028b", "a\x85b", "a\u2029b", "a\x0bb", "a\x0cb", "a\x1cb", "a\rb", 'a "b', '"a" b"']
+
+
+def test_only_newlines_end_a_line_of_text(tmp_path):
+    write_folder(tmp_path, "txt", {"a": ODD})
+    assert plain(read(tmp_path)) == {"a": ODD}
+
+
+def test_only_newlines_end_a_line_of_a_tsv_table_and_quotes_are_text(tmp_path):
+    table = "a\tb\n" + "".join(f"{s}\t{s}\n" for s in ODD)
+    file = write_bytes(tmp_path / "t.tsv", table.encode())
+    assert plain(read(file)) == {"a": ODD, "b": ODD}
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_only_newlines_end_a_line_of_a_jsonl_table(tmp_path, ascii_only):
+    table = "".join(json.dumps({"a": s}, ensure_ascii=ascii_only) + "\n" for s in ODD)
+    file = write_bytes(tmp_path / "t.jsonl", table.encode())
+    assert plain(read(file)) == {"a": ODD}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "one\r\n two\u00a0x \t\r\n\ufeffx\r\n"),
+        ("t.tsv", "a\r\none\r\n two\u00a0x \r\n\ufeffx\r\n"),
+        ("t.jsonl", '{"a": "one"}\r\n{"a": " two\u00a0x \u3000"}\r\n{"a": "\ufeffx"}\r\n'),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("final", [True, False])
+def test_byte_order_marks_carriage_returns_and_trailing_space(tmp_path, name, content, mark, final):
+    data = mark + content.encode()
+    file = write_bytes(tmp_path / name, data if final else data.removesuffix(b"\r\n"))
+    path = tmp_path if name == "a.txt" else file
+    assert plain(read(path)) == {"a": ["one", " two\u00a0x", "\ufeffx"]}
+
+
+# Refusals
+
+
+def test_a_missing_path(tmp_path):
+    expected = f"no corpus at {tmp_path}/none: there is no such file or folder"
+    assert refusal(lambda: read(tmp_path / "none"), FileNotFoundError) == expected
+
+
+NOT_A_CORPUS = (
+    "{} holds no corpus: it must hold <code>.txt files, or <code>.dev or <code>.devtest files, "
+    "those also in folders dev and devtest; it holds {}"
+)
+
+
+def test_a_folder_with_nothing_to_read(tmp_path):
+    assert refusal(lambda: read(tmp_path)) == NOT_A_CORPUS.format(tmp_path, "nothing")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "eng.csv").touch()
+    assert refusal(lambda: read(tmp_path)) == NOT_A_CORPUS.format(tmp_path, "dev, eng.csv")
+
+
+def test_a_file_of_another_kind(tmp_path):
+    file = write_bytes(tmp_path / "t.csv", b"a,b\n")
+    expected = f"a corpus must be a folder, a .tsv or a .jsonl file, got {file}"
+    assert refusal(lambda: read(file)) == expected
+
+
+def test_two_splits_and_no_choice(tmp_path):
+    write_folder(tmp_path / "dev", "dev")
+    write_folder(tmp_path / "devtest", "devtest")
+    expected = f"{tmp_path} has the splits dev, devtest: choose one with split="
+    assert refusal(lambda: read(tmp_path)) == expected
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    write_folder(tmp_path / "devtest", "devtest")
+    expected = f"{tmp_path} has no split 'dev': it has devtest"
+    assert refusal(lambda: read(tmp_path, split="dev")) == expected
+
+
+def test_a_split_of_a_corpus_without_splits(three):
+    expected = f"{three} has no split 'dev': it has no splits"
+    assert refusal(lambda: read(three, split="dev")) == expected
+
+
+def test_unequal_numbers_of_sentences(tmp_path):
+    text = {"a": ["x"] * 3, "b": ["x"] * 2, "c": ["x"] * 3, "d": []}
+    write_folder(tmp_path, "txt", text)
+    assert refusal(lambda: read(tmp_path)) == (
+        f"{tmp_path}: languages must have as many sentences as each other, got "
+        "0 in d; 2 in b; 3 in a, c"
+    )
+
+
+def test_unequal_numbers_are_found_beyond_the_sentences_asked_for(tmp_path):
+    write_folder(tmp_path, "txt", {"a": ["x"] * 3, "b": ["x"] * 2})
+    assert refusal(lambda: read(tmp_path, sentences=1)).endswith("got 2 in b; 3 in a")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "t.tsv"])
+def test_no_sentences(tmp_path, name):
+    file = write_bytes(tmp_path / name, b"a\tb\n" if name == "t.tsv" else b"")
+    path = tmp_path if name == "a.txt" else file
+    assert refusal(lambda: read(path)) == f"{path} has no sentences"
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "t.jsonl"])
+def test_an_empty_table(tmp_path, name):
+    file = write_bytes(tmp_path / name, b"")
+    assert refusal(lambda: read(file)) == f"{file} is empty"
+
+
+EMPTY = "{}: a sentence must not be empty, got {} that are (language and line, a table's header "
+
+
+def test_empty_sentences_of_a_folder(tmp_path):
+    write_folder(tmp_path, "txt", {"a": ["x", "", "x", "x"], "b": ["x", "x", "x", " \t\u3000"]})
+    expected = EMPTY.format(tmp_path, 2) + "not counted): a 2, b 4"
+    assert refusal(lambda: read(tmp_path)) == expected
+
+
+def test_many_empty_sentences_are_counted(tmp_path):
+    write_folder(tmp_path, "txt", {"a": ["x"] + [""] * 12})
+    named = ", ".join(f"a {n}" for n in range(2, 12))
+    expected = EMPTY.format(tmp_path, 12) + f"not counted): {named}, and 2 more"
+    assert refusal(lambda: read(tmp_path)) == expected
+
+
+def test_empty_sentences_of_tables(tmp_path):
+    tsv = write_bytes(tmp_path / "t.tsv", b"a\tb\nx\tx\n\tx\nx\t \r\n")
+    jsonl = write_bytes(tmp_path / "t.jsonl", b'{"a": "x", "b": "x"}\n{"a": "x", "b": ""}\n')
+    expected = EMPTY.format(tsv, 2) + "not counted): a 2, b 3"
+    assert refusal(lambda: read(tsv)) == expected
+    assert refusal(lambda: read(jsonl)) == EMPTY.format(jsonl, 1) + "not counted): b 2"
+
+
+def test_a_blank_line_at_the_end_is_an_empty_sentence(tmp_path):
+    write_bytes(tmp_path / "a.txt", b"x\n\n")
+    assert refusal(lambda: read(tmp_path)) == EMPTY.format(tmp_path, 1) + "not counted): a 2"
+
+
+def test_text_that_is_not_utf_8(tmp_path):
+    write_bytes(tmp_path / "a.txt", b"x\nxy\xffz\nx\n")
+    write_bytes(tmp_path / "b.txt", b"\xef\xbb\xbf\xe9t\xe9\n")
+    write_bytes(tmp_path / "c.txt", b"x\n")
+    assert refusal(lambda: read(tmp_path)) == (
+        "text must be UTF-8, got\n"
+        f"  {tmp_path}/a.txt line 2, byte 3: 0xff\n"
+        f"  {tmp_path}/b.txt line 1, byte 4: 0xe9"
+    )
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "t.jsonl"])
+def test_tables_that_are_not_utf_8(tmp_path, name):
+    file = write_bytes(tmp_path / name, b"a\nx\xc3\n")
+    expected = f"text must be UTF-8, got\n  {file} line 2, byte 2: 0xc3"
+    assert refusal(lambda: read(file)) == expected
+
+
+def test_ragged_rows_of_a_tsv_table(tmp_path):
+    file = write_bytes(tmp_path / "t.tsv", b"a\tb\nx\tx\nx\nx\tx\tx\n\n")
+    assert refusal(lambda: read(file)) == (
+        f"{file}: a line must have 2 cells, as the header has, got\n"
+        "  line 3: 1\n  line 4: 3\n  line 5: 1"
+    )
+
+
+def test_many_ragged_rows_are_counted(tmp_path):
+    file = write_bytes(tmp_path / "t.tsv", b"a\tb\n" + b"x\n" * 12)
+    assert refusal(lambda: read(file)).endswith("  line 11: 1\n  and 2 more")
+
+
+def test_a_column_that_comes_twice(tmp_path):
+    file = write_bytes(tmp_path / "t.tsv", b"a\tb\ta \r\nx\tx\tx\n")
+    expected = f"{file}: a column must come once, got more than once: a"
+    assert refusal(lambda: read(file)) == expected
+
+
+def test_a_column_without_a_name(tmp_path):
+    file = write_bytes(tmp_path / "t.tsv", b"a\tb\t\nx\tx\tx\n")
+    assert refusal(lambda: read(file)) == f"{file}: column 3 must have a name, got none"
+
+
+def test_broken_lines_of_a_jsonl_table(tmp_path):
+    lines = ['{"a": "x"}', '{"a": x}', "", '["x"]', '{"a": "x", "a": "y"}', "[" * 3, "7"]
+    file = write_bytes(tmp_path / "t.jsonl", "\n".join(lines).encode())
+    assert refusal(lambda: read(file)) == (
+        f"{file}: a line must be a JSON object, got\n"
+        "  line 2: Expecting value at character 7\n"
+        "  line 3: Expecting value at character 1\n"
+        "  line 4: is ['x']\n"
+        "  line 5: a key must come once, got more than once: a\n"
+        "  line 6: Expecting value at character 4\n"
+        "  line 7: is 7"
+    )
+
+
+def test_lines_of_a_jsonl_table_with_other_keys(tmp_path):
+    lines = ['{"a": "x", "b": "x"}', '{"a": "x"}', '{"b": "x", "c": "x"}']
+    lines.append('{"a": "x", "b": "x", "c": "x"}')
+    file = write_bytes(tmp_path / "t.jsonl", "\n".join(lines).encode())
+    assert refusal(lambda: read(file)) == (
+        f"{file}: a line must have the keys of line 1, got\n"
+        "  line 2: no b\n  line 3: no a, also c\n  line 4: also c"
+    )
+
+
+def test_values_of_a_jsonl_table_that_are_not_text(tmp_path):
+    lines = ['{"a": "x", "b": "x"}', '{"a": 1, "b": "\\ud83d"}', '{"a": null, "b": ["x"]}']
+    file = write_bytes(tmp_path / "t.jsonl", "\n".join(lines).encode())
+    assert refusal(lambda: read(file)) == (
+        f"{file}: a sentence must be text, got\n"
+        "  a 2: 1\n  a 3: None\n  b 2: '\\ud83d'\n  b 3: ['x']"
+    )
+
+
+# Corpora made by hand
+
+
+def corpus_of(text: dict[str, list[str]]) -> Parallel:
+    return Parallel(tuple(text), tuple(map(tuple, text.values())), "here")
+
+
+def test_a_corpus_made_by_hand_is_checked_as_well():
+    assert refusal(lambda: Parallel(("a", "b"), (("x",),), "here")) == (
+        "here: every language must have its sentences, got 2 languages and sentences of 1"
+    )
+    assert refusal(lambda: Parallel(("a", "a"), (("x",), ("x",)), "here")) == (
+        "here: a language must come once, got more than once: a"
+    )
+    assert refusal(lambda: corpus_of({"a": ["x"], "b": []})) == (
+        "here: languages must have as many sentences as each other, got 0 in b; 1 in a"
+    )
+    assert refusal(lambda: corpus_of({"a": []})) == "here has no sentences"
+    assert refusal(lambda: corpus_of({})) == "here has no sentences"
+    assert refusal(lambda: corpus_of({"a": [" "]})).endswith("a 1")
+
+
+# Hash
+
+
+def test_the_hash_is_pinned():
+    """Kept hidden states go by it: a change here makes every store out of date."""
+    corpus = corpus_of({"eng_Latn": ["one", 'tw"o'], "rus_Cyrl": ["один", "два"]})
+    text = r'[["eng_Latn", "rus_Cyrl"], [["one", "tw\"o"], '
+    text += r'["\u043e\u0434\u0438\u043d", "\u0434\u0432\u0430"]]]'
+    assert corpus.hash == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_hash_is_of_the_text_and_not_of_its_place(tmp_path):
+    write_folder(tmp_path / "txt", "txt")
+    write_folder(tmp_path / "flores/dev", "dev")
+    first, second = read(tmp_path / "txt"), read(tmp_path / "flores")
+    assert first.source != second.source
+    assert first.hash == second.hash == corpus_of(TEXT).hash
+
+
+def test_the_hash_tells_apart_order_codes_and_boundaries():
+    corpora = [
+        {"a": ["x", "y"], "b": ["z", "w"]},
+        {"b": ["z", "w"], "a": ["x", "y"]},
+        {"a": ["y", "x"], "b": ["w", "z"]},
+        {"a": ["x", "y"], "c": ["z", "w"]},
+        {"a": ["z", "w"], "b": ["x", "y"]},
+        {"a": ["x", "y"]},
+        {"a": ["xy"]},
+        {"a": ["x\ny"]},
+        {"a": ["x y"]},
+        {"a": ['x", "y']},
+        {"a": ["x", "y "]},
+        {"ab": ["x"], "c": ["y"]},
+        {"a": ["x"], "bc": ["y"]},
+        {"a": ["x"], "b": ["cy"]},
+    ]
+    assert len({corpus_of(text).hash for text in corpora}) == len(corpora)
+
+
+def test_the_source_does_not_change_the_hash():
+    corpus = corpus_of(TEXT)
+    assert dataclasses.replace(corpus, source="there").hash == corpus.hash
+
+
+# Real corpora
+
+
+def test_the_sample_is_read_from_the_package():
+    assert sample() == read(SAMPLE)
+    assert SAMPLE.is_dir()
+
+
+def test_flores_200(flores: Path):
+    codes = [language.code for language in PAPER]
+    corpus = read(flores, languages=codes, split="devtest")
+    assert corpus.languages == tuple(codes)
+    assert {len(sentences) for sentences in corpus.sentences} == {1012}
+    assert not [s for text in corpus.sentences for s in text if s != s.rstrip() or "\n" in s]
+    assert read(flores / "devtest", languages=codes).hash == corpus.hash
+    assert corpus.sentences[0] == read(flores, languages=codes[:1]).sentences[0]
+
+
+def test_every_language_of_flores_200_can_be_read(flores: Path):
+    assert len(read(flores, split="devtest").languages) == 204
