@@ -1,0 +1,1 @@
+"""One absl script per job: `python -m experiments.NAME`."""
