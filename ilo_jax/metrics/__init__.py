@@ -1,1 +1,19 @@
 """Measures on arrays of hidden states; each takes arrays and returns a NamedTuple."""
+
+from ilo_jax.metrics.ilo import IloScores, bridge, check_settings, ilo, reach, tally, touched
+from ilo_jax.metrics.neighbors import Neighbors, nearest
+from ilo_jax.metrics.nulls import ceiling, gaussian
+
+__all__ = [
+    "IloScores",
+    "Neighbors",
+    "bridge",
+    "ceiling",
+    "check_settings",
+    "gaussian",
+    "ilo",
+    "nearest",
+    "reach",
+    "tally",
+    "touched",
+]

@@ -1,0 +1,254 @@
+"""Interlingual Local Overlap: how far the neighbourhoods of languages mix."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ilo_jax.metrics.neighbors import Neighbors, nearest, refuse, search_errors
+
+
+class IloScores(NamedTuple):
+    """Scores are in [0, 1]; higher means more interlingual."""
+
+    bridge: Float[Array, " lang"]
+    """Share of a language's points that touch at least `min_languages` others."""
+    reach: Float[Array, " lang"]
+    """Share of the other languages touched by any point of the language."""
+    ilo: Float[Array, " lang"]
+    """Harmonic mean of `bridge` and `reach`; 0 where either is 0."""
+    uncertain: Int[Array, " lang"]
+    """Points whose k-th neighbour is decided within rounding, or tied."""
+    unusable: Int[Array, " lang"]
+    """Points left out: not finite, or zero under cosine."""
+
+
+def tally_errors(k: int, *, min_languages: int, num_languages: int) -> list[str]:
+    """What makes a tally impossible, one sentence each; empty if nothing does."""
+    errors = []
+    if num_languages < 2:
+        errors.append(f"there must be at least 2 languages, got {num_languages}")
+    most = max(1, min(k, num_languages - 1))
+    if not 1 <= min_languages <= most:
+        errors.append(
+            f"min_languages must be in [1, {most}] for k={k} and {num_languages} languages, "
+            f"got {min_languages}"
+        )
+    return errors
+
+
+def check_settings(
+    *, k: int, min_languages: int, distance: str, num_points: int, num_languages: int
+) -> None:
+    """Refuse settings that no states could be scored with.
+
+    Raises:
+        ValueError: Naming each of them: `k` outside [1, num_points - 1], `min_languages` outside
+            [1, min(k, num_languages - 1)], fewer than two languages, an unknown distance.
+    """
+    errors = search_errors(num_points, k=k, distance=distance)
+    refuse(errors + tally_errors(k, min_languages=min_languages, num_languages=num_languages))
+
+
+def count_languages(
+    states: Float[Array, "lang sent dim"] | Float[Array, "point dim"],
+    languages: Int[Array, " point"] | None,
+    num_languages: int | None,
+) -> int:
+    """Number of languages, which the shape of states tells or else the caller, and only one.
+
+    Raises:
+        ValueError: If states "point dim" come without `languages` and `num_languages`, or states
+            "lang sent dim" with one of them.
+    """
+    if states.ndim == 3 and languages is None and num_languages is None:
+        return states.shape[0]
+    if states.ndim == 2 and languages is not None and num_languages is not None:
+        return num_languages
+    given = {"languages": languages, "num_languages": num_languages}
+    names = [name for name, value in given.items() if value is not None]
+    raise ValueError(
+        "states must have the shape (lang, sent, dim), or (point, dim) with languages and "
+        f"num_languages; got {states.shape} with {' and '.join(names) or 'neither'}"
+    )
+
+
+def ilo(
+    states: Float[Array, "lang sent dim"] | Float[Array, "point dim"],
+    *,
+    languages: Int[Array, " point"] | None = None,
+    num_languages: int | None = None,
+    k: int = 5,
+    min_languages: int = 3,
+    distance: str = "cosine",
+) -> IloScores:
+    """Interlingual Local Overlap of each language, over the points of all languages together.
+
+    A point touches the languages among its k nearest other points, its own excepted, and bridges
+    if it touches at least t = `min_languages`:
+
+        bridge(l) = share of l's points that bridge
+        reach(l)  = number of languages touched by any point of l / (languages - 1)
+        ilo(l)    = 2 bridge reach / (bridge + reach)
+
+    From Wilie et al., "High-Dimensional Interlingual Representations of Large Language Models"
+    (SIGTYP 2025, arXiv 2503.11280), section 3, with its k, t and distance as defaults. Where the
+    paper's code drops the first hit of each search, which need not be the point itself when
+    points coincide, this leaves out the point itself.
+
+    ILO measures how languages mix, not whether they mean the same: show it beside its
+    `ceiling` and its `gaussian` null. Unusable points count as dropped. A language without
+    usable points has NaN scores and is no language to reach; where fewer than t + 1 languages
+    remain nothing can bridge, so `bridge` and `ilo` are NaN, and where no more than k points
+    remain all scores are.
+
+    Works under `jax.jit` and `jax.vmap`; `jax.lax.map(ilo, states)` scores states
+    "layer lang sent dim" one layer at a time. Differentiable nowhere: the gradient is stopped.
+
+    Cost: that of `nearest`, 2 point^2 dim operations.
+
+    Example:
+        >>> states = jax.random.normal(jax.random.key(0), (31, 100, 64))
+        >>> scores = ilo(states, k=5, min_languages=3, distance="cosine")
+
+    Args:
+        states: Sentences by language, or points in any order with a label each.
+        languages: With states "point dim", the language of each point in [0, num_languages);
+            any other label, such as -1 for padding, marks a point that is not there.
+        num_languages: With states "point dim", the number of languages.
+        k: Number of neighbours.
+        min_languages: Number of other languages that a point must touch to bridge.
+        distance: "cosine" or "euclidean".
+
+    Raises:
+        ValueError: If `check_settings` refuses the settings, or if states "point dim" come without
+            `languages` and `num_languages`, or states "lang sent dim" with one of them.
+    """
+    count = count_languages(states, languages, num_languages)
+    points = states.reshape(-1, states.shape[-1])
+    if languages is None:
+        languages = jnp.repeat(jnp.arange(count), states.shape[1])
+    check_settings(
+        k=k,
+        min_languages=min_languages,
+        distance=distance,
+        num_points=len(points),
+        num_languages=count,
+    )
+    present = (languages >= 0) & (languages < count)
+    neighbors = nearest(points, k=k, distance=distance, usable=present)
+    return tally(neighbors, languages, num_languages=count, min_languages=min_languages)
+
+
+def tally(
+    neighbors: Neighbors,
+    languages: Int[Array, " point"],
+    *,
+    num_languages: int,
+    min_languages: int,
+) -> IloScores:
+    """The scores of `ilo`, from neighbours already found.
+
+    Args:
+        neighbors: What `nearest` returned.
+        languages: Language of each point in [0, num_languages); any other label counts nowhere.
+        num_languages: Number of languages.
+        min_languages: Number of other languages that a point must touch to bridge.
+
+    Raises:
+        ValueError: If `min_languages` is outside [1, min(k, num_languages - 1)], or if there are
+            fewer than two languages.
+    """
+    k = neighbors.index.shape[1]
+    refuse(tally_errors(k, min_languages=min_languages, num_languages=num_languages))
+    return _tally(neighbors, languages, num_languages=num_languages, min_languages=min_languages)
+
+
+@partial(jax.jit, static_argnames=("num_languages", "min_languages"))
+def _tally(
+    neighbors: Neighbors,
+    languages: Int[Array, " point"],
+    *,
+    num_languages: int,
+    min_languages: int,
+) -> IloScores:
+    counted = counted_languages(neighbors, languages)
+    touches = touched(neighbors.index, counted, num_languages=num_languages)
+    share = bridge(touches, counted, min_languages=min_languages)
+    reached = reach(touches, counted)
+    total = share + reached
+    everyone = _members(languages, num_languages)
+    return IloScores(
+        bridge=share,
+        reach=reached,
+        ilo=2 * share * reached / jnp.where(total == 0, 1, total),
+        uncertain=jnp.sum(everyone & neighbors.uncertain[:, None], axis=0),
+        unusable=jnp.sum(everyone & neighbors.unusable[:, None], axis=0),
+    )
+
+
+def counted_languages(
+    neighbors: Neighbors, languages: Int[Array, " point"]
+) -> Int[Array, " point"]:
+    """The languages of the points that have neighbours; -1 for all others."""
+    return jnp.where(neighbors.index[:, 0] >= 0, languages, -1)
+
+
+@partial(jax.jit, static_argnames="num_languages")
+def touched(
+    index: Int[Array, "point k"], languages: Int[Array, " point"], *, num_languages: int
+) -> Bool[Array, "point lang"]:
+    """True where a point has a neighbour of the language and is not itself of it.
+
+    Args:
+        index: Neighbours of each point; -1 for none.
+        languages: Language of each point; a label outside [0, num_languages) is none.
+        num_languages: Number of languages.
+    """
+    theirs = jnp.where(index >= 0, languages[index], -1)
+    present = jnp.any(theirs[:, :, None] == jnp.arange(num_languages)[None, None], axis=1)
+    return present & ~_members(languages, num_languages)
+
+
+@partial(jax.jit, static_argnames="min_languages")
+def bridge(
+    touches: Bool[Array, "point lang"], languages: Int[Array, " point"], *, min_languages: int
+) -> Float[Array, " lang"]:
+    """Share of each language's points that touch at least `min_languages` others, in [0, 1].
+
+    NaN for a language without points, and for all where fewer than `min_languages` + 1 have points.
+
+    Args:
+        touches: What `touched` returned.
+        languages: Language of each point; a point of any other label does not count.
+        min_languages: Number of languages that a point must touch to bridge.
+    """
+    members = _members(languages, touches.shape[1])
+    bridging = jnp.sum(touches, axis=1) >= min_languages
+    points = jnp.sum(members, axis=0)
+    share = jnp.sum(members & bridging[:, None], axis=0) / points
+    return jnp.where(jnp.sum(points > 0) > min_languages, share, jnp.nan)
+
+
+@jax.jit
+def reach(
+    touches: Bool[Array, "point lang"], languages: Int[Array, " point"]
+) -> Float[Array, " lang"]:
+    """Share of the other languages touched by any point of each language, in [0, 1].
+
+    NaN for a language without points, and for all where no other has points.
+
+    Args:
+        touches: What `touched` returned.
+        languages: Language of each point; a point of any other label does not count.
+    """
+    members = _members(languages, touches.shape[1])
+    present = jnp.any(members, axis=0)
+    pairs = jnp.einsum("pl,pm->lm", members.astype(jnp.float32), touches.astype(jnp.float32)) > 0
+    return jnp.sum(pairs, axis=1) / jnp.where(present, jnp.sum(present) - 1, jnp.nan)
+
+
+def _members(languages: Int[Array, " point"], num_languages: int) -> Bool[Array, "point lang"]:
+    return languages[:, None] == jnp.arange(num_languages)[None]

@@ -1,0 +1,187 @@
+"""What ILO would be by chance: under perfect mixing, and without any shared meaning."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from ilo_jax.metrics.ilo import count_languages, counted_languages, ilo, tally, tally_errors
+from ilo_jax.metrics.neighbors import Neighbors, refuse, search_errors, usable_points
+
+
+def ceiling(
+    neighbors: Neighbors,
+    languages: Int[Array, " point"],
+    *,
+    num_languages: int,
+    min_languages: int,
+    seed: int,
+    permutations: int = 20,
+) -> Float[Array, " lang"]:
+    """The ILO of perfect mixing, in [0, 1]: the mean over shuffled language labels.
+
+    The points stay where they are, and so do their neighbours: nothing is searched for again.
+    Only points with neighbours and a language trade labels, so every language keeps its number of
+    counted points.
+
+    Cost: `permutations` times that of `tally`.
+
+    Args:
+        neighbors: What `nearest` returned.
+        languages: Language of each point in [0, num_languages); any other label counts nowhere.
+        num_languages: Number of languages.
+        min_languages: Number of other languages that a point must touch to bridge.
+        seed: Of the permutations.
+        permutations: How many to average over.
+
+    Raises:
+        ValueError: As `tally` does, or if `permutations` is below 1.
+    """
+    k = neighbors.index.shape[1]
+    errors = tally_errors(k, min_languages=min_languages, num_languages=num_languages)
+    if permutations < 1:
+        errors.append(f"permutations must be at least 1, got {permutations}")
+    refuse(errors)
+    return _ceiling(
+        neighbors,
+        languages,
+        jax.random.split(jax.random.key(seed), permutations),
+        num_languages=num_languages,
+        min_languages=min_languages,
+    )
+
+
+@partial(jax.jit, static_argnames=("num_languages", "min_languages"))
+def _ceiling(
+    neighbors: Neighbors,
+    languages: Int[Array, " point"],
+    keys: Key[Array, " permutation"],
+    *,
+    num_languages: int,
+    min_languages: int,
+) -> Float[Array, " lang"]:
+    score = partial(tally, neighbors, num_languages=num_languages, min_languages=min_languages)
+    counted = counted_languages(neighbors, languages)
+    shuffled = lax.map(lambda key: score(_shuffle(key, counted, num_languages)).ilo, keys)
+    return jnp.mean(shuffled, axis=0)
+
+
+def _shuffle(
+    key: Key[Array, ""], languages: Int[Array, " point"], num_languages: int
+) -> Int[Array, " point"]:
+    """Labels in [0, num_languages) permuted among their points; all other labels left alone."""
+    order = jax.random.permutation(key, len(languages))
+    absent = (languages < 0) | (languages >= num_languages)
+    # Both list the points that have a language first: by place, and at random.
+    places = jnp.argsort(absent)
+    donors = order[jnp.argsort(absent[order])]
+    return jnp.where(absent, languages, jnp.zeros_like(languages).at[places].set(languages[donors]))
+
+
+def gaussian(
+    states: Float[Array, "lang sent dim"] | Float[Array, "point dim"],
+    *,
+    languages: Int[Array, " point"] | None = None,
+    num_languages: int | None = None,
+    k: int,
+    min_languages: int,
+    distance: str,
+    seed: int,
+    draws: int = 5,
+) -> Float[Array, " lang"]:
+    """The ILO of language clouds of the same shape without shared meaning, in [0, 1].
+
+    The mean over draws in which every point is replaced by one from a Gaussian with its
+    language's own mean and covariance:
+
+        drawn = mean + w (X - mean) / sqrt(n - 1),   w ~ N(0, 1) per sentence,
+
+    which needs no covariance matrix and holds when sentences are fewer than dimensions. A sample
+    knows its own language better than others do, though: with r = trace(C)^2 / trace(C^2)
+    effective dimensions of the covariance C, similarities within a language spread wider by
+    sqrt(1 + r / n), so the null reads too low unless r is well below n.
+
+    Unusable points take part neither in the clouds nor in the score. A language of one usable
+    point has no covariance: its draw is that point.
+
+    States "point dim" need `languages` to be known: their largest count becomes a shape, so this
+    form does not work under `jax.jit`. The other one does.
+
+    Cost: `draws` times that of `ilo`, and 2 lang sent^2 dim operations for each draw; sent^2
+    weights of one language at a time.
+
+    Args:
+        states: As for `ilo`.
+        languages: As for `ilo`.
+        num_languages: As for `ilo`.
+        k: As for `ilo`.
+        min_languages: As for `ilo`.
+        distance: As for `ilo`.
+        seed: Of the draws.
+        draws: How many to average over.
+
+    Raises:
+        ValueError: As `ilo` does, or if `draws` is below 1.
+    """
+    count = count_languages(states, languages, num_languages)
+    errors = search_errors(states.size // states.shape[-1], k=k, distance=distance)
+    errors += tally_errors(k, min_languages=min_languages, num_languages=count)
+    if draws < 1:
+        errors.append(f"draws must be at least 1, got {draws}")
+    refuse(errors)
+    return _gaussian(
+        states if languages is None else _stacked(states, languages, count),
+        jax.random.split(jax.random.key(seed), draws),
+        k=k,
+        min_languages=min_languages,
+        distance=distance,
+    )
+
+
+def _stacked(
+    points: Float[Array, "point dim"], languages: Int[Array, " point"], num_languages: int
+) -> Float[Array, "lang sent dim"]:
+    """Points by language, in order; shorter languages end in NaN."""
+    labels = np.asarray(languages)
+    members = [np.flatnonzero(labels == language) for language in range(num_languages)]
+    # One past the last point: filled with NaN.
+    places = np.full((num_languages, max(map(len, members))), len(points))
+    for row, place in zip(places, members, strict=True):
+        row[: len(place)] = place
+    return points.at[places].get(mode="fill", fill_value=jnp.nan)
+
+
+@partial(jax.jit, static_argnames=("k", "min_languages", "distance"))
+def _gaussian(
+    states: Float[Array, "lang sent dim"],
+    keys: Key[Array, " draw"],
+    *,
+    k: int,
+    min_languages: int,
+    distance: str,
+) -> Float[Array, " lang"]:
+    def score(key: Key[Array, ""]) -> Float[Array, " lang"]:
+        each = jax.random.split(key, len(states))
+        drawn = lax.map(lambda cloud: _draw(*cloud, distance=distance), (each, states))
+        return ilo(drawn, k=k, min_languages=min_languages, distance=distance).ilo
+
+    return jnp.mean(lax.map(score, keys), axis=0)
+
+
+def _draw(
+    key: Key[Array, ""], points: Float[Array, "sent dim"], *, distance: str
+) -> Float[Array, "sent dim"]:
+    """A point of the usable ones' Gaussian for each of them; NaN in place of all others."""
+    points = lax.stop_gradient(points).astype(jnp.float32)
+    usable = usable_points(points, distance=distance)
+    present = usable[:, None]
+    count = jnp.sum(usable)
+    mean = jnp.sum(jnp.where(present, points, 0), axis=0) / jnp.maximum(count, 1)
+    centred = jnp.where(present, points - mean[None], 0)
+    weights = jax.random.normal(key, (len(points), len(points)))
+    spread = jnp.matmul(weights, centred, precision=lax.Precision.HIGHEST)
+    drawn = mean[None] + spread / jnp.sqrt(jnp.maximum(count - 1, 1))
+    return jnp.where(present, drawn, jnp.nan)
