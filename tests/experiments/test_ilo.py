@@ -1,0 +1,252 @@
+"""The main job, end to end on a tiny model: what it leaves, re-uses, survives and refuses."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BertModel
+
+from experiments.ilo import Config, measure
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tiny: Path, text: Path) -> Config:
+    return Config(model=str(tiny), corpus=str(text), batch_tokens=256)
+
+
+def rows(workdir: Path) -> list[dict[str, str]]:
+    with (workdir / "scores.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.ilo", *arguments]
+
+
+def reference(tiny: Path, text: Path, languages: list[str]) -> np.ndarray:
+    """Pooled states "layer point dim" by torch, one sentence at a time."""
+    model = BertModel.from_pretrained(tiny, add_pooling_layer=False).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    points = []
+    for code in languages:
+        for sentence in (text / f"{code}.txt").read_text().splitlines():
+            batch = tokenizer([sentence], return_tensors="pt", return_token_type_ids=False)
+            with torch.no_grad():
+                states = model(**batch, output_hidden_states=True).hidden_states
+            points.append([state[0].double().mean(0).numpy() for state in states])
+    return np.array(points).swapaxes(0, 1)
+
+
+def bridge(points: np.ndarray, sent: int, *, k: int, t: int) -> np.ndarray:
+    """The definition, in float64 loops."""
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    counts = np.zeros(len(points) // sent)
+    for i, row in enumerate(unit @ unit.T):
+        row[i] = -np.inf
+        touched = {j // sent for j in np.argsort(-row)[:k]} - {i // sent}
+        counts[i // sent] += len(touched) >= t
+    return counts / sent
+
+
+def test_scores_are_those_of_torch_and_the_definition(config, tiny, text, tmp_path):
+    config.min_languages = 2
+    scores = measure(config, tmp_path)
+    languages = sorted(p.stem for p in text.glob("*.txt"))
+    for state, points in enumerate(reference(tiny, text, languages)):
+        certain = scores.uncertain[state] == 0
+        assert certain.sum() >= 5
+        expected = bridge(points, 12, k=5, t=2)
+        np.testing.assert_allclose(scores.bridge[state][certain], expected[certain], atol=1e-6)
+
+
+def test_it_leaves_a_row_per_state_and_language(config, text, tmp_path):
+    scores = measure(config, tmp_path)
+    table = rows(tmp_path)
+    languages = sorted(p.stem for p in text.glob("*.txt"))
+    assert [(r["state"], r["language"]) for r in table] == [
+        (str(s), code) for s in range(3) for code in languages
+    ]
+    np.testing.assert_allclose([float(r["ilo"]) for r in table], scores.ilo.ravel(), rtol=1e-5)
+    assert (tmp_path / "ilo.png").stat().st_size > 10_000
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["config"]["k"] == 5
+    assert set(record["states"]["key"]["model"]) >= {"model.safetensors", "tokenizer.json"}
+    assert set(record["versions"]) >= {"python", "jax", "flax", "transformers"}
+    assert record["extraction"]["tokens"] > 0
+
+
+def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):
+    first = measure(config, tmp_path)
+    assert "hidden states are in" in capsys.readouterr().out
+    again = measure(config, tmp_path)
+    assert "using the hidden states stored in" in capsys.readouterr().out
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prefix", "query: "),
+        ("sentences", 10),
+        ("languages", "eng_Latn,aaa_Latn,bbb_Latn,ccc_Latn"),
+    ],
+)
+def test_other_states_are_not_mixed_up(config, tmp_path, field, value):
+    measure(config, tmp_path)
+    setattr(config, field, value)
+    measure(config, tmp_path)
+    assert len(list((tmp_path / "states").iterdir())) == 2
+
+
+def test_command_line_contract_and_sigkill(config, tmp_path):
+    """Killed while it writes states, started again: the same scores as never killed."""
+    flags = [
+        f"--config.model={config.model}",
+        f"--config.corpus={config.corpus}",
+        "--config.sentences=11",
+        "--config.batch_tokens=256",
+    ]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    slow = "import time; from ilo_jax.activations.store import Store; write = Store.write\n"
+    slow += "def wait(*a): write(*a); time.sleep(60)\n"
+    slow += "Store.write = wait\n"
+    slow += "import runpy, sys; sys.argv = ['experiments.ilo', *sys.argv[1:]]\n"
+    slow += "runpy.run_module('experiments.ilo', run_name='__main__', alter_sys=True)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *flags, f"--workdir={killed}"], cwd=ROOT
+    )
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("states/*/complete/c/*")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "scores.csv").exists()
+    for workdir in (killed, whole):
+        done = subprocess.run(
+            command(*flags, f"--workdir={workdir}"), cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "gaussian" in done.stdout
+    assert (killed / "scores.csv").read_text() == (whole / "scores.csv").read_text()
+    assert len(rows(whole)) == 3 * 6
+
+
+def without(folder: Path, code: str) -> Path:
+    (folder / f"{code}.txt").unlink()
+    return folder
+
+
+BAD_CONFIGS = [
+    ({"k": 0}, "k must be"),
+    ({"min_languages": 6}, "min_languages must be"),
+    ({"k": 72}, "k must be"),
+    ({"distance": "dot"}, "distance must be"),
+    ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got 'float16'"),
+    ({"sentences": -1, "draws": 0}, "sentences must be at least 0, got -1; draws must be"),
+    ({"sentences": 13}, "12"),
+    ({"languages": "eng_Latn,zzz_Latn,deu_Latn"}, "zzz_Latn"),
+    ({"languages": "eng_Latn"}, "languages"),
+    ({"model": "no-such-folder"}, "model must be a folder or a hub id owner/name"),
+    ({"corpus": "no-such-corpus"}, "no-such-corpus"),
+    ({"prefix": "p" * 80}, "a sentence must have 1 to 96 tokens, the positions of the model"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_CONFIGS, ids=lambda v: str(v)[:30])
+def test_bad_settings_are_refused_and_earlier_results_stand(config, tmp_path, change, message):
+    (tmp_path / "scores.csv").write_text("earlier")
+    for field, value in change.items():
+        setattr(config, field, value)
+    with pytest.raises((ValueError, OSError), match=message):
+        measure(config, tmp_path)
+    assert (tmp_path / "scores.csv").read_text() == "earlier"
+
+
+def poison(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layer.1.output.dense.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def truncate(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def pickle_only(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (poison, "NaN or infinite weights in .*encoder.layer.1.output.dense.weight"),
+        (truncate, "model.safetensors is truncated or not safetensors"),
+        (pickle_only, "pytorch_model.bin may run code when opened and is not read: convert it"),
+    ],
+)
+def test_damaged_models_are_refused(
+    config: Config, tiny: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    damage(folder)
+    config.model = str(folder)
+    with pytest.raises((ValueError, OSError), match=message):
+        measure(config, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("scores.csv"))
+
+
+def test_an_unwritable_run_folder_is_one_clear_line(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        command(f"--config.model={config.model}", f"--workdir={tmp_path}/file/run"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert f"{tmp_path}/file" in done.stderr
+
+
+def test_a_full_disk_is_told_and_nothing_is_half_written(config, tmp_path):
+    """A limit on file size stands for the disk: the first chunk does not fit."""
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"
+    limited += "sys.argv = ['experiments.ilo', *sys.argv[1:]]\n"
+    limited += "runpy.run_module('experiments.ilo', run_name='__main__', alter_sys=True)"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            limited,
+            f"--config.model={config.model}",
+            f"--config.corpus={config.corpus}",
+            f"--workdir={tmp_path}/run",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "run/scores.csv").exists()
+    measure(config, tmp_path / "run")
+    assert len(rows(tmp_path / "run")) == 18

@@ -1,0 +1,49 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import report
+
+LANGUAGES = ["swe_Latn", "xyz_Latn", "dan_Latn"]
+FLAT = np.array([[0.25, 1.0, 0.5], [0.0, np.nan, 0.125]])
+SCORES = report.Scores(FLAT, FLAT / 2, FLAT / 4, FLAT, FLAT, np.arange(6).reshape(2, 3))
+
+
+def test_csv_is_tidy(tmp_path: Path):
+    report.write_csv(tmp_path / "scores.csv", SCORES, model="m", languages=LANGUAGES)
+    with (tmp_path / "scores.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["model", "state", "language", *report.COLUMNS]
+    assert [(row["state"], row["language"]) for row in rows] == [
+        (str(state), language) for state in range(2) for language in LANGUAGES
+    ]
+    assert {row["model"] for row in rows} == {"m"}
+    for column, values in zip(report.COLUMNS, SCORES, strict=True):
+        np.testing.assert_allclose([float(row[column]) for row in rows], values.ravel())
+
+
+def test_table_has_every_language_then_mean_and_references():
+    lines = report.table(SCORES, languages=LANGUAGES).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "state",
+        "dan_Latn",
+        "swe_Latn",
+        "xyz_Latn",
+        "mean",
+        "ceiling",
+        "gaussian",
+    ]
+    assert lines[1].split()[1:] == [".12", ".03"]
+    assert lines[3].split()[1:] == [".25", "nan"]
+    assert lines[4].split()[1:] == [".15", ".02"]
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("states", [2, 33])
+def test_picture_is_a_png(tmp_path: Path, states: int):
+    tall = report.Scores(*(np.resize(values, (states, 3)) for values in SCORES))
+    report.picture(tmp_path / "ilo.png", tall, title="a model", languages=LANGUAGES)
+    assert (tmp_path / "ilo.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.iterdir()] == ["ilo.png"]
