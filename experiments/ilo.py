@@ -216,7 +216,7 @@ def measure(config: Config, workdir: Path) -> report.Scores:
     seconds = time.perf_counter() - begun
 
     model = folder.name if config.model in ("sample", str(folder)) else config.model
-    title = f"{model}, {lang} languages x {sent} sentences of {Path(config.corpus).name}"
+    title = f"{model}, {lang} languages x {sent} sentences of {Path(corpus.source).name}"
     title += f", k={config.k}, t={config.min_languages}"
     report.write_text(workdir / "config.json", record(config, key, run, seconds))
     report.write_csv(workdir / "scores.csv", scores, model=model, languages=corpus.languages)

@@ -131,10 +131,8 @@ def _nearest(
     padding = width * tiles - num_points
     keys = jnp.pad(_centred(points, usable, distance=distance), ((0, padding), (0, 0)))
     squared_norm = _pairwise_sum(jnp.square(keys))
-    # Any order of summation, FMA or six bfloat16 passes: a score is wrong by at most
-    # slack (|query|^2 + |key|^2) / 2. Half of that goes into the score, which so becomes an upper
-    # bound of the true one up to slack |query|^2 / 2.
-    slack = 1.01 * (dim + 3 * _depth(dim) + 16) * _ROUNDOFF
+    slack = _product_slack(dim)
+    # The key's half of the slack goes into its score, the query's into the floor below.
     bias = jnp.where(jnp.pad(usable, (0, padding)), (slack - 1) / 2 * squared_norm, -jnp.inf)
 
     def search(query: Int[Array, ""]) -> tuple[Int[Array, " k"], Bool[Array, ""]]:
@@ -143,7 +141,7 @@ def _nearest(
         score, index = _top(score.reshape(width, tiles), candidates)
         squared = _pairwise_sum(jnp.square(keys[index] - keys[query][None]))
         squared = jnp.where(score > -jnp.inf, squared, jnp.inf)
-        negated, order = lax.top_k(-squared, min(k + 1, candidates))
+        negated, order = lax.top_k(-squared, k + 1)
         last = -negated[k - 1]
         # No point that was not proposed is nearer than this.
         floor = (1 - slack) * squared_norm[query] - 2 * score[-1]
@@ -216,6 +214,16 @@ def _pairwise_sum(terms: Float[Array, "*batch term"]) -> Float[Array, "*batch"]:
         widths = [(0, 0)] * (terms.ndim - 1) + [(0, half - high.shape[-1])]
         terms = low + jnp.pad(high, widths)
     return terms[..., 0]
+
+
+def _product_slack(dim: int) -> float:
+    """A score, a product of rows minus half a squared norm, is this exact.
+
+    It is wrong by at most slack (|query|^2 + |key|^2) / 2: one roundoff for each term of the
+    product in whatever order they are added, two more where float32 products are made of six
+    bfloat16 passes, and the rest for the norm, its product and the sum.
+    """
+    return 1.01 * (dim + 3 * _depth(dim) + 16) * _ROUNDOFF
 
 
 def _rounding(
