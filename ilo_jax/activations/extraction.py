@@ -100,11 +100,10 @@ def _batches(rows: Rows, batch: int) -> Iterator[Rows]:
     """Split rows into batches, the last filled with rows of padding."""
     count = len(rows.tokens)
     spare = -count % batch
-    empty = [np.pad(a, ((0, spare), (0, 0))) for a in rows[:3]]
-    sentence = np.pad(rows.sentence, ((0, spare), (0, 0)), constant_values=-1)
+    filled = Rows(*(np.pad(a, ((0, spare), (0, 0))) for a in rows))
+    filled.sentence[count:] = -1
     for start in range(0, count, batch):
-        part = slice(start, start + batch)
-        yield Rows(*(a[part] for a in empty), sentence[part])
+        yield Rows(*(a[start : start + batch] for a in filled))
 
 
 def _collect(
