@@ -42,14 +42,18 @@ class Family(NamedTuple):
 
 
 def _rope(values: dict[str, Any]) -> Rope:
-    """Read the rotary keys in the old (theta and scaling) or the new (parameters) spelling."""
-    old = values["rope_scaling"] or {}
-    raw = {"rope_theta": values["rope_theta"]} | old | values["rope_parameters"]
-    if "type" in raw:  # the oldest spelling of rope_type
-        raw["rope_type"] = raw.pop("type")
+    """Read the rotary keys in the old (theta and scaling) and the new (parameters) spelling."""
+    theta = values["rope_theta"]
+    old = {} if theta is None else {"rope_theta": theta}
+    raw: dict[str, Any] = {}
+    for spelling in (old, values["rope_scaling"], values["rope_parameters"]):
+        for key, value in spelling.items():
+            name = "rope_type" if key == "type" else key
+            if raw.setdefault(name, value) != value:
+                raise ValueError(f"config.json gives {name} as {raw[name]!r} and as {value!r}")
     rope_type = raw.get("rope_type", "default")
     keys = {
-        "rope_theta": Key((int, float)),
+        "rope_theta": Key((int, float), 10000.0),
         "rope_type": Key(str, "default", ("default", "llama3")),
     }
     if rope_type == "llama3":
@@ -142,8 +146,8 @@ LLAMA = Family(
         "hidden_act": Key(str, "silu", ("silu",)),
         "rms_norm_eps": Key((int, float), 1e-6),
         "max_position_embeddings": Key(int),
-        "rope_theta": Key((int, float), 10000.0),
-        "rope_scaling": Key(dict, None),
+        "rope_theta": Key((int, float), None),
+        "rope_scaling": Key(dict, {}),
         "rope_parameters": Key(dict, {}),
         "rope_interleaved": Key(bool, False, (False,)),
         "attention_bias": Key(bool, False),

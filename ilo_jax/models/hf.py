@@ -44,7 +44,7 @@ def resolve(model: str) -> Path:
         FileNotFoundError: if it is neither, or the hub does not answer for it.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
         raise FileNotFoundError(f"model must be a folder or a hub id owner/name, got {model!r}")
@@ -61,7 +61,7 @@ def resolve(model: str) -> Path:
 
 def fingerprint(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file that decides a hidden state, by name."""
-    files = sorted({file for pattern in FETCHED for file in folder.glob(pattern)})
+    files = sorted({f for pattern in FETCHED for f in folder.glob(pattern) if f.is_file()})
     digests = {}
     for file in files:
         with file.open("rb") as stream:
@@ -100,10 +100,18 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there are none, or the index names one that is absent.
+        ValueError: if the index is not one.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted({folder / n for n in json.loads(index.read_text())["weight_map"].values()})
+        try:
+            files = sorted({
+                folder / n for n in json.loads(index.read_text())["weight_map"].values()
+            })
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{index} is damaged, it must map tensors to files: {error!r}"
+            ) from error
     else:
         files = sorted(folder.glob("*.safetensors"))
     absent = [file.name for file in files if not file.is_file()]

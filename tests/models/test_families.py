@@ -203,6 +203,24 @@ def test_rope_of_another_type_is_refused(key):
     ]
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"rope_theta": 500.0, "rope_parameters": {"rope_theta": 600.0}},
+            "config.json gives rope_theta as 500.0 and as 600.0",
+        ),
+        (
+            {"rope_scaling": {"type": "default", "rope_type": "llama3"}},
+            "config.json gives rope_type as 'default' and as 'llama3'",
+        ),
+    ],
+)
+def test_rope_spellings_that_disagree_are_refused(keys, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        rope(**keys)
+
+
 # What is refused
 
 

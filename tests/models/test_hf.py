@@ -377,6 +377,21 @@ def test_folder_without_weights_is_refused(copied):
         hf.load(folder, sharding=ONE)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": ["a"]}'])
+def test_damaged_index_is_refused(tiny, tmp_path, text):
+    folder = Path(shutil.copytree(tiny("gqa").folder, tmp_path / "model"))
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"index\.json is damaged, it must map tensors to files"):
+        hf.tensor_files(folder)
+
+
+def test_fingerprint_passes_over_folders(tiny, tmp_path):
+    folder = Path(shutil.copytree(tiny("gqa").folder, tmp_path / "model"))
+    expected = hf.fingerprint(folder)
+    (folder / "tokenizer-files").mkdir()
+    assert hf.fingerprint(folder) == expected
+
+
 def test_index_that_names_absent_files_is_refused(tiny, tmp_path):
     tiny("gqa").torch.save_pretrained(tmp_path, max_shard_size="20KB")
     absent = [hf.weight_files(tmp_path)[i] for i in (0, 2)]
@@ -428,7 +443,7 @@ def test_folder_resolves_to_itself(tiny, monkeypatch):
     assert hf.resolve(f"~/{folder.name}") == folder
 
 
-@pytest.mark.parametrize("model", ["gpt2", "a/b/c", "owner/", "owner/na me", "./nowhere/at/all"])
+@pytest.mark.parametrize("model", ["", "gpt2", "a/b/c", "owner/", "owner/na me", "./no/where"])
 def test_malformed_id_is_refused(model):
     message = f"model must be a folder or a hub id owner/name, got {model!r}"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
