@@ -35,7 +35,6 @@ from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.metrics import ceiling, check_settings, gaussian, nearest, tally
 from ilo_jax.models import e5_small, hf
-from ilo_jax.models.families import read_config
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -116,7 +115,7 @@ def states_key(config: Config, corpus: Parallel, folder: Path) -> Key:
 
 def fill(store: Store, config: Config, corpus: Parallel, folder: Path) -> Report:
     """Compute the hidden states that the store misses."""
-    shape = read_config(hf.raw_config(folder))
+    shape = hf.folder_config(folder)
     ids = token_ids(
         corpus,
         hf.load_tokenizer(folder),
@@ -173,7 +172,7 @@ def stored_states(
     config: Config, corpus: Parallel, folder: Path, workdir: Path
 ) -> tuple[Store, Key, Report | None]:
     """Return the stored hidden states, computed now where they are missing."""
-    shape = read_config(hf.raw_config(folder))
+    shape = hf.folder_config(folder)
     key = states_key(config, corpus, folder)
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
     store = open_store(workdir / "states", key, shape=(shape.layers + 1, lang, sent, shape.dim))

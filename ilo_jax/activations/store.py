@@ -94,6 +94,8 @@ def write_beside(file: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(beside)
         beside.replace(file)
+    except OSError as error:
+        raise OSError(f"cannot write {file}: {error}") from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -88,6 +88,20 @@ def raw_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
+def folder_config(folder: Path) -> Config:
+    """Return our configuration of a model folder.
+
+    Raises:
+        FileNotFoundError: if it has no config.json.
+        ValueError: if that is damaged or not one that we read.
+    """
+    raw = raw_config(folder)
+    try:
+        return read_config(raw)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """Return the folder's tokenizer, by `transformers`; no code of the folder is run."""
     from transformers import AutoTokenizer
@@ -147,11 +161,9 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     return where
 
 
-def _placement(
-    config: Config, raw: Mapping[str, Any], tensors: Mapping[str, Path]
-) -> dict[str, str]:
+def _placement(folder: Path, config: Config, tensors: Mapping[str, Path]) -> dict[str, str]:
     """Return our path -> the checkpoint's tensor, every tensor accounted for."""
-    family = family_of(raw)
+    family = family_of(raw_config(folder))
     wanted = family.weights(config)
     bare = not any(name in tensors for name in wanted.values() if name.startswith(family.prefix))
     if bare:
@@ -163,7 +175,7 @@ def _placement(
     unexpected = sorted(set(spare) - set(ignored))
     if missing or unexpected:
         raise ValueError(
-            f"the weights do not fit config.json: missing {missing or 'none'}, "
+            f"the weights in {folder} do not fit its config.json: missing {missing or 'none'}, "
             f"unexpected {unexpected or 'none'}"
         )
     if ignored:
@@ -220,11 +232,10 @@ def load(folder: Path, *, sharding: NamedSharding, dtype: DTypeLike = jnp.float3
         ValueError: for a configuration that we do not read; for a tensor that is
             missing, unexpected, misshapen or not finite; for a damaged file.
     """
-    raw = raw_config(folder)
-    config = read_config(raw)
+    config = folder_config(folder)
     abstract = nnx.eval_shape(lambda: build(config, dtype=dtype, rngs=nnx.Rngs(0)))
     tensors = tensor_files(folder)
-    names = _placement(config, raw, tensors)
+    names = _placement(folder, config, tensors)
     finite, flat = {}, []
     for keys, variable in nnx.to_flat_state(nnx.state(abstract, nnx.Param)):
         name = names["/".join(map(str, keys))]

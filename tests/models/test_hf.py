@@ -268,12 +268,14 @@ def test_missing_and_unexpected_weights_are_named_together(rewritten):
         "model.layers.1.mlp.up_proj.weight": None,
         "model.layers.2.mlp.up_proj.weight": np.zeros((48, 32), np.float32),
     }
+    folder = rewritten("gqa", changes)
     message = (
-        "the weights do not fit config.json: missing ['model.layers.1.mlp.up_proj.weight', "
-        "'model.norm.weight'], unexpected ['model.layers.2.mlp.up_proj.weight']"
+        f"the weights in {folder} do not fit its config.json: "
+        "missing ['model.layers.1.mlp.up_proj.weight', 'model.norm.weight'], "
+        "unexpected ['model.layers.2.mlp.up_proj.weight']"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.load(rewritten("gqa", changes), sharding=ONE)
+        hf.load(folder, sharding=ONE)
 
 
 def test_missing_weight_is_refused(rewritten):
@@ -429,7 +431,7 @@ def test_config_must_be_a_json_object(copied, text, message):
 def test_config_with_an_unknown_key_is_refused(copied):
     file = copied("gqa") / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"qk_norm": True}))
-    with pytest.raises(ValueError, match=r"^cannot read config.json of model_type 'llama':\n"):
+    with pytest.raises(ValueError, match=r"gqa: cannot read config.json of model_type 'llama':\n"):
         hf.load(file.parent, sharding=ONE)
 
 
