@@ -2,9 +2,9 @@
 
     python -m experiments.ilo --config=configs/ilo/flores_llama31_8b.py --config.corpus=FLORES200
 
-Needs an accelerator with at least 24 GB for the weights in bfloat16, a Hugging Face account
-that may read the (gated) model, and the dev split of FLORES-200. Not yet run: no result here.
-The paper's code computes the states in float32; `--config.dtype=float32` does so (40 GB).
+Needs an accelerator: the weights alone are 16 GB in bfloat16, 32 GB in the float32 of the paper's
+code (`--config.dtype=float32`). The model is gated (log in with `hf auth login`), and so is the dev
+split. Not run yet: no result stands here.
 """
 
 from experiments.ilo import Config
