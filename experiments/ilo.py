@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from jaxtyping import Float32
+from jaxtyping import Array, Float32
 from ml_collections import config_flags
 from tqdm import tqdm
 
@@ -130,68 +130,69 @@ def fill(store: Store, config: Config, corpus: Parallel, folder: Path) -> Report
     )
 
 
-def score(states: Float32[np.ndarray, "lang sent dim"], config: Config) -> report.Scores:
+def score(states: Float32[Array, "lang sent dim"], config: Config) -> report.Scores:
     """Return one hidden state's scores with their ceiling and Gaussian null."""
     lang, sent, dim = states.shape
-    points = jnp.asarray(states.reshape(lang * sent, dim))
     languages = jnp.repeat(jnp.arange(lang), sent)
-    labels = {"num_languages": lang, "min_languages": config.min_languages}
-    neighbors = nearest(points, k=config.k, distance=config.distance)
-    scores = tally(neighbors, languages, **labels)
+    search = {"k": config.k, "distance": config.distance}
+    counts = {"num_languages": lang, "min_languages": config.min_languages}
+    neighbors = nearest(states.reshape(lang * sent, dim), **search)
+    scores = tally(neighbors, languages, **counts)
     shuffled = ceiling(
-        neighbors, languages, seed=config.seed, permutations=config.permutations, **labels
+        neighbors, languages, seed=config.seed, permutations=config.permutations, **counts
     )
     null = gaussian(
-        points,
-        languages=languages,
-        k=config.k,
-        distance=config.distance,
+        states,
+        min_languages=config.min_languages,
         seed=config.seed,
         draws=config.draws,
-        **labels,
+        **search,
     )
     columns = (scores.bridge, scores.reach, scores.ilo, shuffled, null, scores.uncertain)
     return report.Scores(*map(np.asarray, columns))
 
 
-def record(config: Config, key: Key, run: Report | None, seconds: float) -> str:
-    """Return all that determines the run, and what it took, as JSON."""
-    packages = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "safetensors")
-    whole = {
-        "config": dataclasses.asdict(config),
-        "states": {"digest": key_digest(key), "key": key},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "devices": sorted({d.device_kind for d in jax.local_devices()}),
-        "extraction": "stored states used again" if run is None else run._asdict(),
-        "score_seconds": round(seconds, 3),
-    }
-    return json.dumps(whole, indent=2, ensure_ascii=False)
-
-
 def stored_states(
-    config: Config, corpus: Parallel, folder: Path, workdir: Path
-) -> tuple[Store, Key, Report | None]:
+    config: Config, corpus: Parallel, folder: Path, states: Path
+) -> tuple[Store, Key]:
     """Return the stored hidden states, computed now where they are missing."""
     shape = hf.folder_config(folder)
     key = states_key(config, corpus, folder)
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
-    store = open_store(workdir / "states", key, shape=(shape.layers + 1, lang, sent, shape.dim))
+    store = open_store(states, key, shape=(shape.layers + 1, lang, sent, shape.dim))
     if not store.missing():
         print(f"using the hidden states stored in {store.folder}")
-        return store, key, None
+        return store, key
     run = fill(store, config, corpus, folder)
+    report.write_text(store.folder.with_suffix(".json"), json.dumps(run._asdict(), indent=2))
     print(
         f"{run.tokens} tokens in {run.seconds:.1f} s ({run.tokens / run.seconds:.0f}/s), "
         f"{run.padding:.1%} padding, compiled in {run.compile_seconds:.1f} s; "
         f"hidden states are in {store.folder}"
     )
-    return store, key, run
+    return store, key
+
+
+def record(config: Config, store: Store, key: Key, seconds: float) -> str:
+    """Return all that determines the run, and what it took, as JSON."""
+    packages = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "safetensors")
+    extraction = store.folder.with_suffix(".json")
+    whole = {
+        "config": dataclasses.asdict(config),
+        "states": {"digest": key_digest(key), "key": key},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "devices": [device.device_kind for device in jax.local_devices()],
+        "extraction": json.loads(extraction.read_text()) if extraction.is_file() else None,
+        "score_seconds": round(seconds, 3),
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False)
 
 
 def measure(config: Config, workdir: Path) -> report.Scores:
     """Run the whole job and leave its files in the run folder.
 
     Raises:
+        ImportError: if the sample model's package is asked for and not installed.
         OSError: if a file or folder is absent or cannot be written.
         ValueError: if the settings, the corpus or the model cannot be used.
     """
@@ -207,19 +208,18 @@ def measure(config: Config, workdir: Path) -> report.Scores:
     )
     workdir.mkdir(parents=True, exist_ok=True)
     folder = e5_small.folder() if config.model == "sample" else hf.resolve(config.model)
-    store, key, run = stored_states(config, corpus, folder, workdir)
-
+    store, key = stored_states(config, corpus, folder, workdir / "states")
     begun = time.perf_counter()
     layers = tqdm(range(store.states.shape[0]), desc="scores", unit="state", disable=None)
-    scores = report.stack([score(store.read(layer), config) for layer in layers])
+    scores = report.stack([score(jnp.asarray(store.read(i)), config) for i in layers])
     seconds = time.perf_counter() - begun
 
-    model = folder.name if config.model in ("sample", str(folder)) else config.model
+    model = folder.name if config.model == "sample" or Path(config.model).is_dir() else config.model
     title = f"{model}, {lang} languages x {sent} sentences of {Path(corpus.source).name}"
     title += f", k={config.k}, t={config.min_languages}"
-    report.write_text(workdir / "config.json", record(config, key, run, seconds))
     report.write_csv(workdir / "scores.csv", scores, model=model, languages=corpus.languages)
     report.picture(workdir / "ilo.png", scores, title=title, languages=corpus.languages)
+    report.write_text(workdir / "config.json", record(config, store, key, seconds))
     print(report.table(scores, languages=corpus.languages))
     print(f"scored in {seconds:.1f} s; wrote scores.csv, config.json and ilo.png in {workdir}")
     return scores

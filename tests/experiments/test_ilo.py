@@ -92,6 +92,8 @@ def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):
     assert "hidden states are in" in capsys.readouterr().out
     again = measure(config, tmp_path)
     assert "using the hidden states stored in" in capsys.readouterr().out
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["extraction"]["tokens"] > 0
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -108,7 +110,7 @@ def test_other_states_are_not_mixed_up(config, tmp_path, field, value):
     measure(config, tmp_path)
     setattr(config, field, value)
     measure(config, tmp_path)
-    assert len(list((tmp_path / "states").iterdir())) == 2
+    assert len([p for p in (tmp_path / "states").iterdir() if p.is_dir()]) == 2
 
 
 def test_command_line_contract_and_sigkill(config, tmp_path):

@@ -532,7 +532,9 @@ def e5_folder() -> Path:
 
 
 def smollm2_folder() -> Path:
-    folder = Path(os.environ.get("SMOLLM2", Path(__file__).parents[2] / ".smollm2/SmolLM2-135M-Instruct"))
+    folder = Path(
+        os.environ.get("SMOLLM2", Path(__file__).parents[2] / ".smollm2/SmolLM2-135M-Instruct")
+    )
     if not (folder / "config.json").is_file():
         pytest.skip(f"no SmolLM2-135M at {folder}; set SMOLLM2 to run this test")
     return folder
