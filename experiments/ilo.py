@@ -16,6 +16,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 from experiments import report
 from ilo_jax import sharding
-from ilo_jax.activations.extraction import Report, extract
+from ilo_jax.activations.extraction import RECIPE, Report, extract
 from ilo_jax.activations.store import Key, Store, key_digest, open_store
 from ilo_jax.activations.tokens import token_ids
 from ilo_jax.corpora import parallel
@@ -68,7 +69,7 @@ class Config:
     dtype: str = "float32"
     """Of weights and computation, float32 or bfloat16; states are stored in float32."""
     batch_tokens: int = 4096
-    """Positions computed at a time on each device; changes speed and memory only."""
+    """Positions computed at a time on each device; states change within rounding only."""
 
 
 def check(config: Config) -> None:
@@ -77,12 +78,14 @@ def check(config: Config) -> None:
     Raises:
         ValueError: naming each of them.
     """
-    least = {"sentences": 0, "permutations": 1, "draws": 1, "batch_tokens": 1}
+    least = {"sentences": 0, "permutations": 1, "draws": 1, "batch_tokens": 1, "seed": 0}
     problems = [
         f"{name} must be at least {low}, got {getattr(config, name)}"
         for name, low in least.items()
         if getattr(config, name) < low
     ]
+    if config.seed >= 2**63:
+        problems.append(f"seed must be below 2^63, got {config.seed}")
     if config.dtype not in ("float32", "bfloat16"):
         problems.append(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
     if problems:
@@ -110,6 +113,8 @@ def states_key(config: Config, corpus: Parallel, folder: Path) -> Key:
         "prefix": config.prefix,
         "pooling": "mean",
         "dtype": config.dtype,
+        "recipe": RECIPE,
+        "tokenizers": version("tokenizers"),
     }
 
 
@@ -138,6 +143,10 @@ def score(states: Float32[Array, "lang sent dim"], config: Config) -> report.Sco
     counts = {"num_languages": lang, "min_languages": config.min_languages}
     neighbors = nearest(states.reshape(lang * sent, dim), **search)
     scores = tally(neighbors, languages, **counts)
+    if unusable := int(scores.unusable.sum()):
+        raise ValueError(
+            f"{unusable} of the stored states are not finite or zero; delete the store"
+        )
     shuffled = ceiling(
         neighbors, languages, seed=config.seed, permutations=config.permutations, **counts
     )
@@ -164,7 +173,8 @@ def stored_states(
         print(f"using the hidden states stored in {store.folder}")
         return store, key
     run = fill(store, config, corpus, folder)
-    report.write_text(store.folder.with_suffix(".json"), json.dumps(run._asdict(), indent=2))
+    sessions = [*extractions(store), run._asdict() | surroundings() | dataclasses.asdict(config)]
+    report.write_text(store.folder.with_suffix(".json"), json.dumps(sessions, indent=2))
     print(
         f"{run.tokens} tokens in {run.seconds:.1f} s ({run.tokens / run.seconds:.0f}/s), "
         f"{run.padding:.1%} padding, compiled in {run.compile_seconds:.1f} s; "
@@ -173,17 +183,25 @@ def stored_states(
     return store, key
 
 
+def extractions(store: Store) -> list[dict[str, Any]]:
+    """Return what computed the states: one entry for each session that wrote some of them."""
+    file = store.folder.with_suffix(".json")
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
+def surroundings() -> dict[str, Any]:
+    """Return the versions and devices that computed something."""
+    packages = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "safetensors")
+    versions = {"python": platform.python_version()} | {p: version(p) for p in packages}
+    return {"versions": versions, "devices": [d.device_kind for d in jax.local_devices()]}
+
+
 def record(config: Config, store: Store, key: Key, seconds: float) -> str:
     """Return all that determines the run, and what it took, as JSON."""
-    packages = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "safetensors")
-    extraction = store.folder.with_suffix(".json")
     whole = {
         "config": dataclasses.asdict(config),
-        "states": {"digest": key_digest(key), "key": key},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "devices": [device.device_kind for device in jax.local_devices()],
-        "extraction": json.loads(extraction.read_text()) if extraction.is_file() else None,
-        "score_seconds": round(seconds, 3),
+        "states": {"digest": key_digest(key), "key": key, "computed": extractions(store)},
+        "scores": surroundings() | {"seconds": round(seconds, 3)},
     }
     return json.dumps(whole, indent=2, ensure_ascii=False)
 

@@ -27,6 +27,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def along_data(mesh: Mesh) -> NamedSharding:
-    """Return the sharding that splits the leading axis over "data"."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def along_data(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
+    """Return the sharding that splits one axis of an array over "data"."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))

@@ -19,8 +19,11 @@ from ilo_jax.activations.store import Store
 from ilo_jax.corpora.packing import Rows, pack
 from ilo_jax.models.hf import Model
 
-BLOCK_BATCHES = 32
-"""Languages are packed together until they fill this many batches, then written."""
+BLOCK_TOKENS = 131_072
+"""Languages are packed together until they have this many tokens, then written."""
+
+RECIPE = 1
+"""Part of every store's key: raise it when a change here or in the models changes a value."""
 
 Pooled = Float32[Array, "layer batch segment dim"]
 Forward = Callable[[Array, Array, Array], Pooled]
@@ -34,8 +37,9 @@ class Report(NamedTuple):
     padding: float
     """Share of the computed positions that hold no token."""
     compile_seconds: float
+    """Wall time of the first batch, which is compiled and then computed again."""
     seconds: float
-    """Wall time after compilation, writing included."""
+    """Wall time of all batches after that, writing included."""
 
 
 class Block(NamedTuple):
@@ -50,18 +54,16 @@ def row_length(longest: int) -> int:
     return max(256, -(-longest // 128) * 128)
 
 
-def blocks(ids: Sequence[Sequence[Sequence[int]]], *, length: int, batch: int) -> list[Block]:
-    """Pack the languages, in order, into blocks of at least `BLOCK_BATCHES` batches.
+def blocks(ids: Sequence[Sequence[Sequence[int]]], *, length: int) -> list[Block]:
+    """Pack the languages, in order, into blocks of at least `BLOCK_TOKENS` tokens.
 
     Args:
         ids: token ids as [lang][sent][token].
         length: of a row, in tokens.
-        batch: rows per batch.
     """
     groups: list[list[int]] = [[]]
-    room = BLOCK_BATCHES * batch * length
     for language in range(len(ids)):
-        if sum(len(s) for member in groups[-1] for s in ids[member]) >= room:
+        if sum(len(s) for member in groups[-1] for s in ids[member]) >= BLOCK_TOKENS:
             groups.append([])
         groups[-1].append(language)
     return [
@@ -74,7 +76,7 @@ def pooled_forward(model: Model, mesh: Mesh, *, segments: int) -> Forward:
     """Return the jitted forward that pools every layer inside the jit.
 
     It takes tokens, positions and segments ("batch seq"), sharded over "data", and
-    returns "layer batch segment dim" in float32.
+    returns "layer batch segment dim" in float32, sharded likewise.
 
     Args:
         model: whose weights lie on `mesh`.
@@ -83,7 +85,7 @@ def pooled_forward(model: Model, mesh: Mesh, *, segments: int) -> Forward:
     """
     graph, state = nnx.split(model)
 
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    @functools.partial(jax.jit, out_shardings=sharding.along_data(mesh, axis=1))
     def forward(
         state: nnx.State,
         tokens: Int[Array, "batch seq"],
@@ -137,20 +139,23 @@ def _collect(
 def refuse_unusable(
     states: Float32[np.ndarray, "layer lang sent dim"], languages: Sequence[str]
 ) -> None:
-    """Stop at states that no distance is defined for.
+    """Stop at vectors without a direction, which no cosine is defined for.
+
+    Values that are not finite spread to the sentences packed into the same row.
 
     Raises:
         ValueError: naming layer, language and sentence of a vector that is not finite
             or is all zero.
     """
-    norms = np.abs(states).max(-1)
+    norms = np.maximum(states.max(-1), -states.min(-1))
     broken = np.argwhere(~np.isfinite(norms) | (norms == 0))
     if len(broken):
         layer, lang, sent = broken[0]
         kind = "all zero" if norms[layer, lang, sent] == 0 else "not finite"
         raise ValueError(
             f"hidden state {layer} of {languages[lang]} sentence {sent + 1} is {kind} "
-            f"({len(broken)} such vectors in all); nothing of these languages was stored"
+            f"({len(broken)} such vectors in all, some perhaps of sentences that shared a row "
+            "with the cause); nothing of these languages was stored"
         )
 
 
@@ -166,8 +171,8 @@ def extract(
     """Compute and store the pooled hidden states of every language that is missing.
 
     Languages are packed in blocks and written as soon as their block is whole. A run
-    that was killed continues with the blocks that are not, packed as before, so that
-    it ends bit-equal to one that was not.
+    that was killed continues with the blocks that are not, packed as before: on the
+    same devices, with the same `batch_tokens`, it ends bit-equal to one that was not.
 
     Args:
         model: whose weights lie on `mesh`.
@@ -185,7 +190,7 @@ def extract(
     sent = len(ids[0])
     length = row_length(max(len(s) for sentences in ids for s in sentences))
     batch = max(1, batch_tokens // length) * mesh.shape["data"]
-    planned = blocks(ids, length=length, batch=batch)
+    planned = blocks(ids, length=length)
     most = max(block.rows.sentence.shape[1] for block in planned)
     missing = set(store.missing())
     work = [block for block in planned if missing & set(block.languages)]

@@ -11,7 +11,8 @@ def mean(
     """Return the mean over each segment's tokens, special tokens included.
 
     The sentence embedding of Wilie et al. 2025 (section 3). Summed in float32
-    whatever the dtype of the states; does not depend on what else is in the row.
+    whatever the dtype of the states. What else is in the row changes nothing, unless it is
+    not finite.
 
     Args:
         hidden: token states.

@@ -61,11 +61,16 @@ def count_languages(
 
     Raises:
         ValueError: If states "point dim" come without `languages` and `num_languages`, or states
-            "lang sent dim" with one of them.
+            "lang sent dim" with one of them, or if there is not one label for each point.
     """
     if states.ndim == 3 and languages is None and num_languages is None:
         return states.shape[0]
     if states.ndim == 2 and languages is not None and num_languages is not None:
+        if languages.shape != states.shape[:1]:
+            raise ValueError(
+                f"languages must have the shape {states.shape[:1]} for states {states.shape}, "
+                f"got {languages.shape}"
+            )
         return num_languages
     given = {"languages": languages, "num_languages": num_languages}
     names = [name for name, value in given.items() if value is not None]

@@ -124,7 +124,7 @@ def gaussian(
         draws: How many to average over.
 
     Raises:
-        ValueError: As `ilo` does, or if `draws` is below 1.
+        ValueError: As `ilo` does, or if `draws` is below 1 or no point has a language.
     """
     count = count_languages(states, languages, num_languages)
     errors = search_errors(states.size // states.shape[-1], k=k, distance=distance)
@@ -146,12 +146,14 @@ def _stacked(
 ) -> Float[Array, "lang sent dim"]:
     """Points by language, in order; shorter languages end in NaN."""
     labels = np.asarray(languages)
+    if not ((labels >= 0) & (labels < num_languages)).any():
+        raise ValueError(f"some label must be in [0, {num_languages}), got none of {len(labels)}")
     members = [np.flatnonzero(labels == language) for language in range(num_languages)]
     # One past the last point: filled with NaN.
     places = np.full((num_languages, max(map(len, members))), len(points))
     for row, place in zip(places, members, strict=True):
         row[: len(place)] = place
-    return points.at[places].get(mode="fill", fill_value=jnp.nan)
+    return jnp.asarray(points).at[places].get(mode="fill", fill_value=jnp.nan)
 
 
 @partial(jax.jit, static_argnames=("k", "min_languages", "distance"))

@@ -114,7 +114,7 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there are none, or the index names one that is absent.
-        ValueError: if the index is not one.
+        ValueError: if the index is damaged, or names files of other folders.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -128,6 +128,8 @@ def weight_files(folder: Path) -> list[Path]:
             ) from error
     else:
         files = sorted(folder.glob("*.safetensors"))
+    if outside := [str(file) for file in files if file.parent != folder]:
+        raise ValueError(f"{index} must name files beside it, got {', '.join(outside)}")
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise FileNotFoundError(f"{index} names files that are not there: {', '.join(absent)}")

@@ -110,7 +110,7 @@ def test_every_packing_batch_and_mesh_gives_the_sentence_alone(
 
 
 def test_a_stopped_run_ends_bit_equal(model, ids, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "BLOCK_BATCHES", 1)
+    monkeypatch.setattr(extraction, "BLOCK_TOKENS", 1)
     mesh = sharding.data_mesh(1)
     nnx.update(model, jax.device_put(nnx.state(model), sharding.replicated(mesh)))
     whole, stopped = opened(tmp_path / "whole"), opened(tmp_path / "stopped")
@@ -130,7 +130,8 @@ def test_a_stopped_run_ends_bit_equal(model, ids, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             extract(model, ids, stopped, mesh, languages=LANGUAGES, batch_tokens=256)
     assert stopped.missing() == [1, 2]
-    extract(model, ids, stopped, mesh, languages=LANGUAGES, batch_tokens=256)
+    report = extract(model, ids, stopped, mesh, languages=LANGUAGES, batch_tokens=256)
+    assert report.tokens == sum(len(s) for sentences in ids[1:] for s in sentences)
     np.testing.assert_array_equal(everything(stopped), everything(whole))
 
 

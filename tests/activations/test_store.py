@@ -71,6 +71,22 @@ def test_a_torn_chunk_is_told_not_returned(store: Store):
         store.read(1)
 
 
+def test_an_absent_chunk_is_told_not_filled(store: Store):
+    for language in range(2):
+        store.write(language, STATES[:, language])
+    next(p for p in store.folder.glob("states/c/2/1/**/*") if p.is_file()).unlink()
+    np.testing.assert_array_equal(store.read(1), STATES[1])
+    with pytest.raises(OSError, match=r"cannot read states of layer 2 in .*delete that folder"):
+        store.read(2)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_a_damaged_group_is_named(store: Store, tmp_path: Path, text: str):
+    (store.folder / "zarr.json").write_text(text)
+    with pytest.raises(ValueError, match=r"zarr.json is damaged .*delete"):
+        open_store(tmp_path, KEY, shape=SHAPE)
+
+
 def test_an_unwritable_place_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):

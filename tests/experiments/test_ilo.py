@@ -83,8 +83,10 @@ def test_it_leaves_a_row_per_state_and_language(config, text, tmp_path):
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["config"]["k"] == 5
     assert set(record["states"]["key"]["model"]) >= {"model.safetensors", "tokenizer.json"}
-    assert set(record["versions"]) >= {"python", "jax", "flax", "transformers"}
-    assert record["extraction"]["tokens"] > 0
+    assert set(record["scores"]["versions"]) >= {"python", "jax", "flax", "transformers"}
+    (session,) = record["states"]["computed"]
+    assert session["tokens"] > 0
+    assert session["batch_tokens"] == 256
 
 
 def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):
@@ -93,7 +95,7 @@ def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):
     again = measure(config, tmp_path)
     assert "using the hidden states stored in" in capsys.readouterr().out
     record = json.loads((tmp_path / "config.json").read_text())
-    assert record["extraction"]["tokens"] > 0
+    assert record["states"]["computed"][0]["tokens"] > 0
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -134,6 +136,7 @@ def test_command_line_contract_and_sigkill(config, tmp_path):
     while not list(killed.glob("states/*/complete/c/*")) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.05)
+    assert list(killed.glob("states/*/complete/c/*"))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "scores.csv").exists()
@@ -158,6 +161,7 @@ BAD_CONFIGS = [
     ({"k": 72}, "k must be"),
     ({"distance": "dot"}, "distance must be"),
     ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got 'float16'"),
+    ({"seed": 2**63}, r"seed must be below 2\^63, got 9223372036854775808"),
     ({"sentences": -1, "draws": 0}, "sentences must be at least 0, got -1; draws must be"),
     ({"sentences": 13}, "12"),
     ({"languages": "eng_Latn,zzz_Latn,deu_Latn"}, "zzz_Latn"),

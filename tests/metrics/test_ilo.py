@@ -1,5 +1,6 @@
 """ILO against its definition in float64 loops and against the paper's algorithm in torch."""
 
+import inspect
 import re
 from functools import partial
 
@@ -20,6 +21,7 @@ from ilo_jax.metrics import (
     tally,
     touched,
 )
+from ilo_jax.metrics.ilo import count_languages
 
 
 def definition(points, labels, *, num_languages, k, min_languages, distance) -> np.ndarray:
@@ -400,3 +402,11 @@ UNTOLD = [
 def test_languages_must_be_told_once(shape, given, message):
     with pytest.raises(ValueError, match=exactly(SHAPES + message)):
         ilo(jnp.zeros(shape), **given)
+
+
+def test_a_label_for_each_point_is_asked_for():
+    """Callers have no shape checks: the function is called as they call it."""
+    message = "languages must have the shape (24,) for states (24, 8), got (23,)"
+    unchecked = inspect.unwrap(count_languages)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        unchecked(jnp.ones((24, 8)), jnp.zeros(23, int), 4)

@@ -222,3 +222,15 @@ def test_impossible_settings_are_refused():
             seed=0,
             permutations=0,
         )
+
+
+def test_labels_that_name_no_language_are_refused():
+    message = "some label must be in [0, 4), got none of 24"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        gaussian(
+            jnp.asarray(normal(24, 8)),
+            languages=jnp.full(24, -1),
+            num_languages=4,
+            seed=0,
+            **SETTINGS,
+        )

@@ -387,6 +387,15 @@ def test_damaged_index_is_refused(tiny, tmp_path, text):
         hf.tensor_files(folder)
 
 
+def test_index_that_leads_elsewhere_is_refused(tiny, tmp_path):
+    """Weights that the fingerprint does not cover are not read."""
+    folder = Path(shutil.copytree(tiny("gqa").folder, tmp_path / "model"))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "sub/model.safetensors"}}))
+    with pytest.raises(ValueError, match=r"index\.json must name files beside it, got .*sub/model"):
+        hf.tensor_files(folder)
+
+
 def test_fingerprint_passes_over_folders(tiny, tmp_path):
     folder = Path(shutil.copytree(tiny("gqa").folder, tmp_path / "model"))
     expected = hf.fingerprint(folder)
