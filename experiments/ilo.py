@@ -14,6 +14,7 @@ import logging
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from experiments import report
 from ilo_jax import sharding
-from ilo_jax.activations.extraction import RECIPE, Report, extract
+from ilo_jax.activations.extraction import RECIPE, Report, extract, refuse_unusable
 from ilo_jax.activations.store import Key, Store, key_digest, open_store
 from ilo_jax.activations.tokens import token_ids
 from ilo_jax.corpora import parallel
@@ -135,6 +136,15 @@ def fill(store: Store, config: Config, corpus: Parallel, folder: Path) -> Report
     )
 
 
+def usable_states(
+    store: Store, layer: int, languages: Sequence[str]
+) -> Float32[Array, "lang sent dim"]:
+    """Return one stored hidden state, refused if damage has left unusable vectors in it."""
+    states = store.read(layer)
+    refuse_unusable(states[None], languages, first_layer=layer)
+    return jnp.asarray(states)
+
+
 def score(states: Float32[Array, "lang sent dim"], config: Config) -> report.Scores:
     """Return one hidden state's scores with their ceiling and Gaussian null."""
     lang, sent, dim = states.shape
@@ -143,10 +153,6 @@ def score(states: Float32[Array, "lang sent dim"], config: Config) -> report.Sco
     counts = {"num_languages": lang, "min_languages": config.min_languages}
     neighbors = nearest(states.reshape(lang * sent, dim), **search)
     scores = tally(neighbors, languages, **counts)
-    if unusable := int(scores.unusable.sum()):
-        raise ValueError(
-            f"{unusable} of the stored states are not finite or zero; delete the store"
-        )
     shuffled = ceiling(
         neighbors, languages, seed=config.seed, permutations=config.permutations, **counts
     )
@@ -229,7 +235,9 @@ def measure(config: Config, workdir: Path) -> report.Scores:
     store, key = stored_states(config, corpus, folder, workdir / "states")
     begun = time.perf_counter()
     layers = tqdm(range(store.states.shape[0]), desc="scores", unit="state", disable=None)
-    scores = report.stack([score(jnp.asarray(store.read(i)), config) for i in layers])
+    scores = report.stack([
+        score(usable_states(store, layer, corpus.languages), config) for layer in layers
+    ])
     seconds = time.perf_counter() - begun
 
     model = folder.name if config.model == "sample" or Path(config.model).is_dir() else config.model

@@ -137,15 +137,18 @@ def _collect(
 
 
 def refuse_unusable(
-    states: Float32[np.ndarray, "layer lang sent dim"], languages: Sequence[str]
+    states: Float32[np.ndarray, "layer lang sent dim"],
+    languages: Sequence[str],
+    *,
+    first_layer: int = 0,
 ) -> None:
     """Stop at vectors without a direction, which no cosine is defined for.
 
     Values that are not finite spread to the sentences packed into the same row.
 
     Raises:
-        ValueError: naming layer, language and sentence of a vector that is not finite
-            or is all zero.
+        ValueError: naming layer (counted from `first_layer`), language and sentence of a
+            vector that is not finite or is all zero.
     """
     norms = np.maximum(states.max(-1), -states.min(-1))
     broken = np.argwhere(~np.isfinite(norms) | (norms == 0))
@@ -153,9 +156,9 @@ def refuse_unusable(
         layer, lang, sent = broken[0]
         kind = "all zero" if norms[layer, lang, sent] == 0 else "not finite"
         raise ValueError(
-            f"hidden state {layer} of {languages[lang]} sentence {sent + 1} is {kind} "
-            f"({len(broken)} such vectors in all, some perhaps of sentences that shared a row "
-            "with the cause); nothing of these languages was stored"
+            f"hidden state {first_layer + layer} of {languages[lang]} sentence {sent + 1} "
+            f"is {kind} ({len(broken)} such vectors in all, some perhaps of sentences that "
+            "shared a row with the cause)"
         )
 
 

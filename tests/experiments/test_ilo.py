@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertModel
 
@@ -113,6 +114,18 @@ def test_other_states_are_not_mixed_up(config, tmp_path, field, value):
     setattr(config, field, value)
     measure(config, tmp_path)
     assert len([p for p in (tmp_path / "states").iterdir() if p.is_dir()]) == 2
+
+
+def test_unusable_stored_states_are_named_and_not_scored(config, tmp_path):
+    measure(config, tmp_path)
+    (tmp_path / "scores.csv").write_text("earlier")
+    (folder,) = [p for p in (tmp_path / "states").iterdir() if p.is_dir()]
+    states = zarr.open_array(folder / "states", mode="r+")
+    states[1, 2, 3, 4] = np.nan
+    message = "hidden state 1 of ccc_Latn sentence 4 is not finite"
+    with pytest.raises(ValueError, match=message):
+        measure(config, tmp_path)
+    assert (tmp_path / "scores.csv").read_text() == "earlier"
 
 
 def test_command_line_contract_and_sigkill(config, tmp_path):
