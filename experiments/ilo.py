@@ -129,8 +129,8 @@ def fill(store: Store, config: Config, corpus: Parallel, folder: Path) -> Report
         limit=shape.max_positions,
         vocab=shape.vocab,
     )
-    mesh = sharding.data_mesh()
-    model = hf.load(folder, sharding=sharding.replicated(mesh), dtype=config.dtype)
+    mesh = sharding.make_mesh()
+    model = hf.load(folder, mesh=mesh, dtype=config.dtype)
     return extract(
         model, ids, store, mesh, languages=corpus.languages, batch_tokens=config.batch_tokens
     )

@@ -1,25 +1,66 @@
 """One mesh for everything, and how arrays lie on it."""
 
+import math
+import re
+from collections.abc import Mapping
+
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"embed/tokens/embedding", ("vocab", "dim")),
+    (r"embed/(positions|types)/embedding", (None, "dim")),
+    (r"embed/project/kernel", (None, "dim")),
+    (r"layers/\d+/attn/q/kernel", ("dim", "head")),
+    (r"layers/\d+/attn/q/bias", ("head",)),
+    (r"layers/\d+/attn/[kv]/kernel", ("dim", "kv")),
+    (r"layers/\d+/attn/[kv]/bias", ("kv",)),
+    (r"layers/\d+/attn/o/kernel", ("head", "dim")),
+    (r"layers/\d+/mlp/(gate|up)/kernel", ("dim", "mlp")),
+    (r"layers/\d+/mlp/(gate|up)/bias", ("mlp",)),
+    (r"layers/\d+/mlp/down/kernel", ("mlp", "dim")),
+    (r"head/out/kernel", ("dim", "vocab")),
+    (r"head/(project|dense)/kernel", ("dim", None)),
+    (r"head/bias", ("vocab",)),
+    (r".*/(scale|bias)", ()),
+)
+"""Axes of every weight, by its path (full match, the first that fits).
+
+An axis of `head`, `kv`, `mlp` or `vocab` is split over the mesh's "model" if as many
+heads, and so on, as the model has divide evenly over it; else it is whole on every
+device. Only a vocabulary that does not divide is made up for: its matrices are split
+along `dim` instead. `dim` is split over "data" where asked for (FSDP). A `dim` that
+does not divide is whole too.
+"""
+
+AnyMesh = Mesh | AbstractMesh
+
+OVER_MODEL = ("head", "kv", "mlp", "vocab")
 
 
-def data_mesh(devices: int | None = None) -> Mesh:
-    """Return the mesh ("data", "model") with every device along "data".
+def make_mesh(*, data: int | None = None, model: int = 1) -> Mesh:
+    """Return the mesh ("data", "model") over the devices of all processes.
 
     Args:
-        devices: how many of this process's devices to use; all of them if None.
+        data: along which batches are split; None: as many as the devices allow.
+        model: along which the weights are split.
 
     Raises:
         ValueError: if there are fewer devices than asked for.
     """
-    available = jax.local_devices()
-    count = len(available) if devices is None else devices
-    if not 1 <= count <= len(available):
-        raise ValueError(f"devices must be in [1, {len(available)}] here, got {count}")
-    grid = np.array(available[:count]).reshape(count, 1)
-    return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+    devices = jax.devices()
+    if model < 1 or model > len(devices):
+        raise ValueError(f"model must be in [1, {len(devices)}] here, got {model}")
+    most = len(devices) // model
+    data = most if data is None else data
+    if not 1 <= data <= most:
+        raise ValueError(f"data must be in [1, {most}] here with model={model}, got {data}")
+    return jax.make_mesh(
+        (data, model),
+        ("data", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices[: data * model],
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -30,3 +71,47 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def along_data(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     """Return the sharding that splits one axis of an array over "data"."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def unsplit(mesh: AnyMesh, counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the axes, and their counts, that do not divide over "model" and stay whole."""
+    return {axis: n for axis, n in counts.items() if n % mesh.shape["model"]}
+
+
+def _ways(mesh: AnyMesh, names: tuple[str, ...]) -> int:
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def weight_sharding(
+    path: str, shape: tuple[int, ...], mesh: AnyMesh, *, counts: Mapping[str, int], fsdp: bool
+) -> NamedSharding:
+    """Return how the weight at a path lies on the mesh, by `RULES`.
+
+    Args:
+        path: such as "layers/3/attn/q/kernel".
+        shape: of the weight.
+        mesh: with axes "data" and "model".
+        counts: how many `head`, `kv`, `mlp` and `vocab` the model has.
+        fsdp: whether to split `dim` over "data".
+
+    Raises:
+        ValueError: if no rule is for the path.
+    """
+    axes = next((axes for pattern, axes in RULES if re.fullmatch(pattern, path)), None)
+    if axes is None:
+        raise ValueError(f"no rule of sharding.RULES fits the weight {path}")
+    whole = unsplit(mesh, counts)
+
+    instead = "vocab" in axes and "vocab" in whole
+
+    def over(axis: str | None, size: int) -> tuple[str, ...]:
+        if axis in OVER_MODEL:
+            return () if axis in whole else ("model",)
+        if axis != "dim":
+            return ()
+        names = ("data",) * fsdp + ("model",) * instead
+        fitting = (n for n in (names, names[1:], names[:1]) if size % _ways(mesh, n) == 0)
+        return next(fitting, ())
+
+    spec = [over(axis, size) for axis, size in zip(axes, shape, strict=False)]
+    return NamedSharding(mesh, PartitionSpec(*(names or None for names in spec)))

@@ -1,4 +1,4 @@
-"""Strict tests: four CPU devices, warnings are errors, shapes and types are checked."""
+"""Strict tests: eight CPU devices, warnings are errors, shapes and types are checked."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -18,6 +18,21 @@ jaxtyping.install_import_hook("ilo_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", f"{tempfile.gettempdir()}/ilo_jax-test-xla-cache")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--family-table",
+        action="store_true",
+        help="rewrite the README's table of families by what its parity tests measure",
+    )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Without it, nobody would look at the option.
+    names = {item.path.name for item in session.items}
+    if session.config.getoption("family_table") and "test_families.py" not in names:
+        raise pytest.UsageError("--family-table needs tests/models/test_families.py")
 
 
 @pytest.fixture(scope="session")

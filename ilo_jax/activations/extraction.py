@@ -17,12 +17,12 @@ from ilo_jax import sharding
 from ilo_jax.activations import pooling
 from ilo_jax.activations.store import Store
 from ilo_jax.corpora.packing import Rows, pack
-from ilo_jax.models.hf import Model
+from ilo_jax.models.transformer import Transformer
 
 BLOCK_TOKENS = 131_072
 """Languages are packed together until they have this many tokens, then written."""
 
-RECIPE = 1
+RECIPE = 2
 """Part of every store's key: raise it when a change here or in the models changes a value."""
 
 Pooled = Float32[Array, "layer batch segment dim"]
@@ -72,7 +72,7 @@ def blocks(ids: Sequence[Sequence[Sequence[int]]], *, length: int) -> list[Block
     ]
 
 
-def pooled_forward(model: Model, mesh: Mesh, *, segments: int) -> Forward:
+def pooled_forward(model: Transformer, mesh: Mesh, *, segments: int) -> Forward:
     """Return the jitted forward that pools every layer inside the jit.
 
     It takes tokens, positions and segments ("batch seq"), sharded over "data", and
@@ -163,7 +163,7 @@ def refuse_unusable(
 
 
 def extract(
-    model: Model,
+    model: Transformer,
     ids: Sequence[Sequence[Sequence[int]]],
     store: Store,
     mesh: Mesh,

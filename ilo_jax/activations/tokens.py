@@ -1,5 +1,6 @@
 """From the sentences of a corpus to the token ids that a model takes."""
 
+import math
 from typing import TYPE_CHECKING
 
 from ilo_jax.corpora.parallel import Parallel
@@ -16,7 +17,7 @@ def token_ids(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     prefix: str,
-    limit: int,
+    limit: int | None,
     vocab: int,
 ) -> list[list[list[int]]]:
     """Return token ids as [lang][sent][token], special tokens as the tokenizer puts them.
@@ -25,7 +26,7 @@ def token_ids(
         corpus: aligned sentences.
         tokenizer: of the model.
         prefix: put before every sentence.
-        limit: how many positions the model has.
+        limit: how many positions the model has; None: any number.
         vocab: how many embeddings the model has.
 
     Raises:
@@ -36,16 +37,17 @@ def token_ids(
         tokenizer([prefix + sentence for sentence in sentences], verbose=False)["input_ids"]
         for sentences in corpus.sentences
     ]
+    most = limit or math.inf
     problems = [
         f"{language} sentence {number}: {len(sentence)} tokens"
         for language, sentences in zip(corpus.languages, ids, strict=True)
         for number, sentence in enumerate(sentences, 1)
-        if not 1 <= len(sentence) <= limit
+        if not 1 <= len(sentence) <= most
     ]
     if problems:
         more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
-            f"a sentence must have 1 to {limit} tokens, the positions of the model; got:\n  "
+            f"a sentence must have 1 to {most} tokens, the positions of the model; got:\n  "
             + "\n  ".join(problems[:SHOWN])
             + more
         )

@@ -1,4 +1,9 @@
-"""Attention inside the segments of packed rows, and rotary positions."""
+"""Attention inside the segments of packed rows."""
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -7,67 +12,82 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from ilo_jax.models.config import Rope
+from ilo_jax.models.config import AttentionConfig, Rope
+from ilo_jax.models.linear import linear, matmul_precision
+from ilo_jax.models.norm import Normalize
+from ilo_jax.models.rope import Rotation, rotate, rotation, segment_lengths
 
-Rotation = tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]]
-"""Cosine and sine of every position's angles."""
+
+class Layout(NamedTuple):
+    """Where the tokens of packed rows are, seen by every kind of attention of a model."""
+
+    positions: Int[Array, "batch seq"]
+    masks: dict[int | None, Bool[Array, "batch seq seq"]]
+    """By window: who may attend to whom, True at [b, q, k]."""
+    rotations: dict[Rope | None, Rotation | None]
 
 
-def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
-    """Return the precision that keeps float32 products float32 on every backend."""
-    exact = jnp.dtype(dtype) == jnp.float32
-    return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
+def layout(
+    attentions: Iterable[AttentionConfig],
+    positions: Int[Array, "batch seq"],
+    segments: Int[Array, "batch seq"],
+    *,
+    causal: bool,
+) -> Layout:
+    """Return each distinct mask and rotation of a model's blocks, computed once."""
+    kinds = list(attentions)
+    same = segments[:, :, None] == segments[:, None, :]
+    lengths = segment_lengths(positions, same)
+    masks = {
+        window: segment_mask(same, causal=causal, window=window)
+        for window in dict.fromkeys(kind.window for kind in kinds)
+    }
+    rotations = {
+        rope: None if rope is None else rotation(rope, positions, lengths)
+        for rope in dict.fromkeys(kind.rope for kind in kinds)
+    }
+    return Layout(positions, masks, rotations)
 
 
 def segment_mask(
-    segments: Int[Array, "batch seq"], *, causal: bool
+    same: Bool[Array, "batch seq seq"], *, causal: bool, window: int | None
 ) -> Bool[Array, "batch seq seq"]:
     """Return who may attend to whom: True at [b, q, k] inside one segment.
 
     Padding is a segment of its own, so that no row of the mask is empty.
+
+    Args:
+        same: whether two tokens are of one segment.
+        causal: whether a token sees only itself and those before it.
+        window: how many last tokens, its own included, it sees.
     """
-    same = segments[:, :, None] == segments[:, None, :]
-    return same & jnp.tri(segments.shape[1], dtype=bool)[None] if causal else same
+    seen = np.ones(same.shape[1:], bool)
+    if causal:
+        seen = np.tril(seen)
+    if window is not None:
+        seen = np.triu(seen, 1 - window)
+    return same & jnp.asarray(seen)[None]
 
 
-def rope_frequencies(rope: Rope, *, head_dim: int) -> Float[np.ndarray, " half"]:
-    """Return the angle per position of each rotated pair, in radians.
+def alibi_slopes(heads: int) -> Float[np.ndarray, " head"]:
+    """Return by how much each head's scores fall per token of distance.
 
-    Source: Su et al. 2021, section 3.4.2; the scaling is that of Llama 3.1, which
-    interpolates between kept and stretched frequencies by wavelength.
+    A geometric series for a power of two; other counts add every second term of the
+    series of the next power. Source: Press et al. 2022, section 3, and its code.
     """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = np.float32(1) / np.float32(rope.theta) ** exponents
-    if rope.scaling is None:
-        return frequencies
-    low, high = rope.scaling.low_freq_factor, rope.scaling.high_freq_factor
-    turns = rope.scaling.original_positions * frequencies / (2 * np.pi)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return (frequencies * (kept + (1 - kept) / rope.scaling.factor)).astype(np.float32)
-
-
-def rotation(
-    positions: Int[Array, "batch seq"], frequencies: Float[np.ndarray, " half"]
-) -> Rotation:
-    """Return cosine and sine of every position's angles, in float32."""
-    angles = positions[..., None].astype(jnp.float32) * jnp.asarray(frequencies)[None, None]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(
-    heads: Float[Array, "batch seq head dim"], by: Rotation
-) -> Float[Array, "batch seq head dim"]:
-    """Turn pairs (i, i + dim/2) of each head by the angles of its position."""
-    cos, sin = (table[:, :, None].astype(heads.dtype) for table in by)
-    first, second = jnp.split(heads, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * i / power) for i in range(1, power + 1)]
+    slopes += [2 ** (-4 * i / power) for i in range(1, 2 * (heads - power), 2)]
+    return np.asarray(slopes, np.float32)
 
 
 def attend(
     query: Float[Array, "batch seq head dim"],
     key: Float[Array, "batch seq kv dim"],
     value: Float[Array, "batch seq kv dim"],
-    mask: Bool[Array, "batch seq seq"],
+    at: Layout,
+    *,
+    config: AttentionConfig,
 ) -> Float[Array, "batch seq head dim"]:
     """Scaled dot-product attention; consecutive query heads share a key/value head.
 
@@ -75,63 +95,67 @@ def attend(
     """
     batch, seq, head, dim = query.shape
     grouped = query.reshape(batch, seq, key.shape[2], -1, dim)
-    precision = matmul_precision(query.dtype)
-    scores = jnp.einsum(
-        "bqhgd,bkhd->bhgqk",
-        grouped,
-        key,
-        precision=precision,
+    product = functools.partial(
+        jnp.einsum,
+        precision=matmul_precision(query.dtype),
         preferred_element_type=jnp.float32,
     )
-    scores = jnp.where(mask[:, None, None], scores / np.sqrt(dim), -jnp.inf)
+    scores = product("bqhgd,bkhd->bhgqk", grouped, key) * np.float32(config.scale)
+    if config.softcap is not None:
+        scores = config.softcap * jnp.tanh(scores / config.softcap)
+    if config.alibi:
+        distance = at.positions[:, :, None] - at.positions[:, None, :]
+        slopes = jnp.asarray(alibi_slopes(head)).reshape(1, *grouped.shape[2:4], 1, 1)
+        scores -= slopes * distance[:, None, None].astype(jnp.float32)
+    scores = jnp.where(at.masks[config.window][:, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("bhgqk,bkhd->bqhgd", weights, value, precision=precision)
-    return mixed.reshape(batch, seq, head, dim)
+    mixed = product("bhgqk,bkhd->bqhgd", weights, value)
+    return mixed.astype(value.dtype).reshape(batch, seq, head, dim)
 
 
 class Attention(nnx.Module):
-    """Projections around `attend`, with rotary positions if a rotation is given."""
+    """Projections around `attend`, with norms and rotation of queries and keys."""
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        bias: bool,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(
-                inputs,
-                outputs,
-                use_bias=bias,
-                dtype=dtype,
-                param_dtype=dtype,
-                precision=matmul_precision(dtype),
-                rngs=rngs,
-            )
+    def __init__(self, config: AttentionConfig, *, dim: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        project = functools.partial(linear, dim, bias=config.qkv_bias, dtype=dtype, rngs=rngs)
+        self.config = config
+        self.q = project(config.heads * config.head_dim)
+        self.k = project(config.kv_heads * config.head_dim)
+        self.v = project(config.kv_heads * config.head_dim)
+        self.o = linear(
+            config.heads * config.head_dim, dim, bias=config.out_bias, dtype=dtype, rngs=rngs
+        )
+        self.q_norm = self._norm(config.heads, dtype=dtype)
+        self.k_norm = self._norm(config.kv_heads, dtype=dtype)
 
-        self.head_dim = head_dim
-        self.q = linear(dim, heads * head_dim)
-        self.k = linear(dim, kv_heads * head_dim)
-        self.v = linear(dim, kv_heads * head_dim)
-        self.o = linear(heads * head_dim, dim)
+    def _norm(self, heads: int, *, dtype: DTypeLike) -> Normalize | None:
+        if self.config.qk_norm is None:
+            return None
+        dim = self.config.head_dim
+        shape = {"head": dim, "each": (heads, dim), "all": heads * dim}
+        return Normalize(self.config.qk_norm, shape[self.config.qk_norm_over], dtype=dtype)
+
+    def _heads(
+        self, projected: Float[Array, "batch seq width"], norm: Normalize | None
+    ) -> Float[Array, "batch seq head dim"]:
+        """Split into heads, normed before or after."""
+        heads = (*projected.shape[:2], -1, self.config.head_dim)
+        if norm is None:
+            return projected.reshape(heads)
+        if self.config.qk_norm_over == "all":
+            return norm(projected).reshape(heads)
+        return norm(projected.reshape(heads))
 
     def __call__(
-        self,
-        hidden: Float[Array, "batch seq dim"],
-        mask: Bool[Array, "batch seq seq"],
-        by: Rotation | None,
+        self, hidden: Float[Array, "batch seq dim"], at: Layout
     ) -> Float[Array, "batch seq dim"]:
         """Return the block's update of the residual stream."""
-        batch, seq, _ = hidden.shape
-        query, key, value = (
-            projection(hidden).reshape(batch, seq, -1, self.head_dim)
-            for projection in (self.q, self.k, self.v)
-        )
-        if by is not None:
-            query, key = rotate(query, by), rotate(key, by)
-        return self.o(attend(query, key, value, mask).reshape(batch, seq, -1))
+        query = self._heads(self.q(hidden), self.q_norm)
+        key = self._heads(self.k(hidden), self.k_norm)
+        value = self._heads(self.v(hidden), None)
+        by, rope = at.rotations[self.config.rope], self.config.rope
+        if rope is not None and by is not None:
+            query = rotate(query, by, interleaved=rope.interleaved)
+            key = rotate(key, by, interleaved=rope.interleaved)
+        mixed = attend(query, key, value, at, config=self.config)
+        return self.o(mixed.reshape(*hidden.shape[:2], -1))

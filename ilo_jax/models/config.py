@@ -1,16 +1,59 @@
-"""What a transformer is made of, and the strict reading of a Hugging Face config.json.
+"""What a transformer is made of. A model is configured by mechanism, never by its name."""
 
-A model is configured by mechanism, never by its name. `read_keys` accepts a key
-only if the family says what it means or that it changes nothing; any other key, a
-missing one, a wrong type or a value we do not compute is an error, never a default.
-"""
-
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-REQUIRED = object()
-"""Marks a key without which a config.json is refused."""
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """Normalisation over the last axis: "layer" takes the mean away first, "rms" does not."""
+
+    kind: str
+    eps: float
+    bias: bool = False
+    scale: bool = True
+    """Whether it has learned weights."""
+    from_one: bool = False
+    """Whether its weights are stored as differences from one (Gemma)."""
+
+    def __post_init__(self):
+        if self.kind not in {"rms", "layer"}:
+            raise ValueError(f'kind of a norm must be "rms" or "layer", got {self.kind!r}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearScaling:
+    """All rotary frequencies divided by `factor` (Chen et al. 2023)."""
+
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicScaling:
+    """A larger theta for sentences longer than `original_positions` ("NTK-aware").
+
+    A sentence's own length decides, never that of its batch or row.
+    """
+
+    factor: float
+    original_positions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class YarnScaling:
+    """YaRN (Peng et al. 2023): slow pairs are stretched by `factor`, fast ones are kept.
+
+    Between the pairs that turn `beta_slow` and `beta_fast` times over
+    `original_positions`, a linear ramp. Queries and keys are also multiplied by
+    `attention_factor`.
+    """
+
+    factor: float
+    original_positions: int
+    beta_fast: float
+    beta_slow: float
+    attention_factor: float
+    truncate: bool
+    """Whether the ends of the ramp are rounded outward to whole pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,108 +72,191 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rope:
-    """Rotary position embedding (Su et al. 2021) over the halves of each head."""
+class LongScaling:
+    """LongRoPE (Ding et al. 2024): a factor for every pair, by the sentence's own length.
 
-    theta: float
-    scaling: Llama3Scaling | None
+    `long_factor` divides the frequencies of sentences longer than
+    `original_positions`, `short_factor` those of all others. Queries and keys are also
+    multiplied by `attention_factor`.
+    """
+
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]
+    original_positions: int
+    attention_factor: float
+
+
+Scaling = LinearScaling | DynamicScaling | YarnScaling | Llama3Scaling | LongScaling
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """A causal transformer: pre-RMSNorm blocks, gated MLP, grouped-query attention, RoPE."""
+class Rope:
+    """Rotary position embedding (Su et al. 2021) of the first `dims` of each head."""
 
-    vocab: int
-    dim: int
-    layers: int
+    theta: float
+    dims: int
+    interleaved: bool = False
+    """Whether a pair is (2i, 2i + 1) rather than (i, i + dims/2)."""
+    scaling: Scaling | None = None
+
+    def __post_init__(self):
+        if self.dims % 2 or self.dims < 2:
+            raise ValueError(f"rotary positions need an even number of dims, got {self.dims}")
+        if isinstance(self.scaling, DynamicScaling) and self.dims < 4:
+            raise ValueError(f"dynamic scaling needs at least 4 rotary dims, got {self.dims}")
+        if isinstance(self.scaling, LongScaling):
+            lengths = len(self.scaling.short_factor), len(self.scaling.long_factor)
+            if lengths != (self.dims // 2,) * 2:
+                raise ValueError(
+                    f"short_factor and long_factor must have {self.dims // 2} values, "
+                    f"got {lengths[0]} and {lengths[1]}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """How one block attends: grouped heads, and what is done to their scores."""
+
     heads: int
     kv_heads: int
     head_dim: int
-    mlp_dim: int
-    activation: str
-    norm_eps: float
-    max_positions: int
-    rope: Rope
-    attention_bias: bool
-    mlp_bias: bool
-    head: str
-    """Of the vocabulary: "tied" to the embedding, its "own" matrix, or "none"."""
+    scale: float
+    """Multiplies the product of query and key."""
+    qkv_bias: bool = False
+    out_bias: bool = False
+    rope: Rope | None = None
+    alibi: bool = False
+    """Whether scores fall linearly with distance (Press et al. 2022)."""
+    window: int | None = None
+    """How many last tokens, its own included, a token sees; None: all."""
+    softcap: float | None = None
+    """Scores become `softcap * tanh(scores / softcap)`."""
+    qk_norm: Norm | None = None
+    """Of queries and keys, before they are rotated."""
+    qk_norm_over: str = "head"
+    """What it covers: "head" (weights shared by all heads), "each" (every head has its
+    own weights) or "all" (the heads together)."""
 
     def __post_init__(self):
+        covers = ("head", "each", "all")
+        if self.qk_norm_over not in covers:
+            raise ValueError(f"qk_norm_over must be one of {covers}, got {self.qk_norm_over!r}")
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"heads ({self.heads}) must be a multiple of kv_heads, {self.kv_heads}"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
+        if self.rope is not None and self.rope.dims > self.head_dim:
+            raise ValueError(
+                f"rotary dims ({self.rope.dims}) must be at most head_dim, {self.head_dim}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """A bidirectional transformer: post-LayerNorm blocks, plain MLP, learned positions."""
+class MlpConfig:
+    """`down(act(up(x)))`, or `down(act(gate(x)) * up(x))` where gated."""
+
+    dim: int
+    activation: str
+    gated: bool = False
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """How one block adds attention and MLP to the residual stream."""
+
+    attention: AttentionConfig
+    mlp: MlpConfig
+    norm: Norm
+    norm_place: str
+    """"pre" (of each layer's input), "post" (of the stream after each sum), "out" (of each
+    layer's output) or "sandwich" (of input and output)."""
+    parallel: bool = False
+    """Whether attention and MLP both read the stream as it enters the block."""
+    shared_norm: bool = False
+    """Whether a parallel block has one norm for both."""
+
+    def __post_init__(self):
+        places = ("pre", "post", "out", "sandwich")
+        if self.norm_place not in places:
+            raise ValueError(f"norm_place must be one of {places}, got {self.norm_place!r}")
+        if (self.parallel and self.norm_place != "pre") or (self.shared_norm and not self.parallel):
+            raise ValueError(
+                "parallel blocks need norm_place 'pre', and a shared norm needs a parallel block"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingConfig:
+    """How token ids become the first hidden state."""
 
     vocab: int
     dim: int
-    layers: int
-    heads: int
-    mlp_dim: int
-    activation: str
-    norm_eps: float
-    max_positions: int
-    token_types: int
+    inner_dim: int | None = None
+    """Width of the table where a matrix projects it to `dim` (OPT-350m)."""
+    scale: float = 1.0
+    """Multiplies the rows of the table."""
+    positions: str = "none"
+    """What is added for the position: "none", "learned" or "sinusoidal"."""
+    rows: int = 0
+    """Of the learned position table, `offset` included."""
+    offset: int = 0
+    """Row of the first position."""
+    token_types: int = 0
+    """Rows of the token type table; the first is added."""
+    norm: Norm | None = None
 
     def __post_init__(self):
-        if self.dim % self.heads:
-            raise ValueError(f"dim ({self.dim}) must be a multiple of heads, {self.heads}")
+        kinds = ("none", "learned", "sinusoidal")
+        if self.positions not in kinds:
+            raise ValueError(f"positions must be one of {kinds}, got {self.positions!r}")
+        if self.positions == "sinusoidal" and self.dim < 4:
+            raise ValueError(f"sinusoidal positions need at least 4 dims, got {self.dim}")
 
 
-Config = DecoderConfig | EncoderConfig
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """How the last hidden state becomes scores of the vocabulary."""
+
+    kind: str
+    """A matrix "tied" to the embedding, its "own" matrix, or "none": a bare backbone."""
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+    activation: str | None = None
+    """Of the dense layer that a masked language model puts first; None: no such layer."""
+    norm: Norm | None = None
+    """After that dense layer."""
+
+    def __post_init__(self):
+        if self.kind not in {"tied", "own", "none"}:
+            raise ValueError(f'kind of a head must be "tied", "own" or "none", got {self.kind!r}')
 
 
-class Key(NamedTuple):
-    """How one key of a config.json is read.
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A transformer: embedding, blocks, final norm and head."""
 
-    `default` is the value that the family's original code takes where the key is
-    absent or null; `allowed`, if not empty, are the only values that we compute.
-    """
+    causal: bool
+    """Whether a token sees only itself and those before it: a decoder, not an encoder."""
+    embedding: EmbeddingConfig
+    blocks: tuple[BlockConfig, ...]
+    final_norm: Norm | None
+    head: HeadConfig
+    max_positions: int | None
+    """The longest sentence, in tokens; None where nothing bounds it."""
 
-    kind: type | tuple[type, ...]
-    default: Any = REQUIRED
-    allowed: tuple[Any, ...] = ()
+    @property
+    def layers(self) -> int:
+        """How many blocks; there is one hidden state more."""
+        return len(self.blocks)
 
-    def problem(self, value: Any) -> str | None:
-        """Return what is wrong with a value, or None."""
-        kinds = self.kind if isinstance(self.kind, tuple) else (self.kind,)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            return f"must be {' or '.join(k.__name__ for k in kinds)}, got {value!r}"
-        if self.allowed and value not in self.allowed:
-            return f"must be one of {list(self.allowed)}, got {value!r}"
-        return None
+    @property
+    def dim(self) -> int:
+        """Width of the hidden states."""
+        return self.embedding.dim
 
-
-def read_keys(
-    raw: Mapping[str, Any], keys: Mapping[str, Key], *, inert: Iterable[str], where: str
-) -> dict[str, Any]:
-    """Return the value of every key in `keys`, defaults filled in.
-
-    Args:
-        raw: the parsed JSON object.
-        keys: the keys that are read, and how.
-        inert: keys that may be present and change no number that we compute.
-        where: what is being read, for the error message.
-
-    Raises:
-        ValueError: naming every unknown, missing, mistyped and unsupported key.
-    """
-    values = {
-        name: key.default if raw.get(name) is None else raw[name] for name, key in keys.items()
-    }
-    problems = [f"{name}: unknown key" for name in sorted(set(raw) - set(keys) - set(inert))]
-    for name, value in values.items():
-        if value is REQUIRED:
-            problems.append(f"{name}: missing")
-        elif value is not keys[name].default and (problem := keys[name].problem(value)):
-            problems.append(f"{name}: {problem}")
-    if problems:
-        raise ValueError(f"cannot read {where}:\n  " + "\n  ".join(problems))
-    return values
+    @property
+    def vocab(self) -> int:
+        """How many token ids there are."""
+        return self.embedding.vocab

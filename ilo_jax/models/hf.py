@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,26 +13,38 @@ import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import NamedSharding
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
-from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
 
-from ilo_jax.models.config import Config, DecoderConfig
-from ilo_jax.models.decoder import Decoder
-from ilo_jax.models.encoder import Encoder
+from ilo_jax.models import parameters
+from ilo_jax.models.checkpoint import Mapped, tensor_files, write_tensors
+from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.families import family_of, read_config
+from ilo_jax.models.placement import (
+    Index,
+    Source,
+    account,
+    by_tensor,
+    join,
+    sources,
+    without_prefix,
+)
+from ilo_jax.models.transformer import Transformer
+from ilo_jax.sharding import unsplit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Model = Decoder | Encoder
-
 log = logging.getLogger(__name__)
 
-FETCHED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model"]
-FETCHED += ["special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"]
+TOKENIZER = ["tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json"]
+TOKENIZER += ["vocab.json", "vocab.txt", "merges.txt"]
+FETCHED = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER]
 """All that is ever fetched of a repository, and all that decides a hidden state."""
+CARRIED = [*TOKENIZER, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*"]
+"""What a saved model takes over from the folder it came from, as it is."""
 
 
 def resolve(model: str) -> Path:
@@ -59,11 +72,14 @@ def resolve(model: str) -> Path:
         raise FileNotFoundError(f"no folder {model!r} here, and the hub says: {error}") from error
 
 
+def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({f for pattern in patterns for f in folder.glob(pattern) if f.is_file()})
+
+
 def fingerprint(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file that decides a hidden state, by name."""
-    files = sorted({f for pattern in FETCHED for f in folder.glob(pattern) if f.is_file()})
     digests = {}
-    for file in files:
+    for file in _files(folder, FETCHED):
         with file.open("rb") as stream:
             digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests
@@ -88,7 +104,7 @@ def raw_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def folder_config(folder: Path) -> Config:
+def folder_config(folder: Path) -> ModelConfig:
     """Return our configuration of a model folder.
 
     Raises:
@@ -109,124 +125,48 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model folder.
-
-    Raises:
-        FileNotFoundError: if there are none, or the index names one that is absent.
-        ValueError: if the index is damaged, or names files of other folders.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            files = sorted({
-                folder / n for n in json.loads(index.read_text())["weight_map"].values()
-            })
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{index} is damaged, it must map tensors to files: {error!r}"
-            ) from error
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    if outside := [str(file) for file in files if file.parent != folder]:
-        raise ValueError(f"{index} must name files beside it, got {', '.join(outside)}")
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise FileNotFoundError(f"{index} names files that are not there: {', '.join(absent)}")
-    if files:
-        return files
-    pickled = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
-    hint = (
-        f"; {', '.join(pickled)} may run code when opened and is not read: convert it with "
-        "transformers' AutoModel.from_pretrained(...).save_pretrained(...)"
-    )
-    raise FileNotFoundError(f"no *.safetensors in {folder}{hint if pickled else ''}")
-
-
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """Return which file holds each tensor.
-
-    Raises:
-        ValueError: for a file that is truncated or not safetensors, or a tensor that
-            two files hold.
-    """
-    where: dict[str, Path] = {}
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="numpy") as tensors:
-                names = list(tensors.keys())
-        except SafetensorError as error:
-            raise ValueError(f"{file} is truncated or not safetensors: {error}") from error
-        if twice := sorted(set(names) & set(where)):
-            raise ValueError(f"{file} and {where[twice[0]]} both hold {', '.join(twice)}")
-        where |= dict.fromkeys(names, file)
-    return where
-
-
-def _placement(folder: Path, config: Config, tensors: Mapping[str, Path]) -> dict[str, str]:
-    """Return our path -> the checkpoint's tensor, every tensor accounted for."""
-    family = family_of(raw_config(folder))
-    wanted = family.weights(config)
-    bare = not any(name in tensors for name in wanted.values() if name.startswith(family.prefix))
-    if bare:
-        wanted = {path: name.removeprefix(family.prefix) for path, name in wanted.items()}
-    missing = sorted(set(wanted.values()) - set(tensors))
-    spare = sorted(set(tensors) - set(wanted.values()))
-    patterns = family.ignored(config)
-    ignored = [name for name in spare if any(re.fullmatch(p, name) for p in patterns)]
-    unexpected = sorted(set(spare) - set(ignored))
-    if missing or unexpected:
-        raise ValueError(
-            f"the weights in {folder} do not fit its config.json: missing {missing or 'none'}, "
-            f"unexpected {unexpected or 'none'}"
-        )
-    if ignored:
-        log.info("not used: %s", ", ".join(ignored))
-    return wanted
-
-
-def _place(
-    file: Path, name: str, like: jax.ShapeDtypeStruct, sharding: NamedSharding, *, transpose: bool
-) -> jax.Array:
-    """Return one tensor on its devices, each distinct shard read once."""
-    blocks: dict[str, np.ndarray] = {}
-
-    def read(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None
-        if str(index) not in blocks:
-            block = tensors.get_slice(name)[index[::-1] if transpose else index]
-            blocks[str(index)] = (block.T if transpose else block).astype(like.dtype)
-        return blocks[str(index)]
-
-    with safe_open(file, framework="numpy") as tensors:
-        shape = tuple(tensors.get_slice(name).get_shape())
-        if (shape[::-1] if transpose else shape) != like.shape:
-            expected = like.shape[::-1] if transpose else like.shape
-            raise ValueError(f"{name} in {file} must have shape {expected}, got {shape}")
-        return jax.make_array_from_callback(like.shape, sharding, read)
-
-
-def build(config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Model:
-    """Return a randomly initialised model of a configuration."""
-    if isinstance(config, DecoderConfig):
-        return Decoder(config, dtype=dtype, rngs=rngs)
-    return Encoder(config, dtype=dtype, rngs=rngs)
-
-
 @jax.jit
 def _all_finite(array: jax.Array) -> jax.Array:
     return jnp.isfinite(array).all()
 
 
-def load(folder: Path, *, sharding: NamedSharding, dtype: DTypeLike = jnp.float32) -> Model:
-    """Return the model of a folder, its weights cast to `dtype` and placed.
+def _place(
+    file: Mapped, source: Source, like: jax.ShapeDtypeStruct, sharding: NamedSharding
+) -> jax.Array:
+    """Return one weight on its devices, each distinct shard read once."""
+    tensor, expected = file.tensor(source.tensor), source.shape(like.shape)
+    if tensor.shape != expected:
+        raise ValueError(
+            f"{source.tensor} in {file.file} must have shape {expected}, got {tensor.shape}"
+        )
+    blocks: dict[str, np.ndarray] = {}
 
-    Weights stream tensor by tensor from the files to the devices; what the family
-    declares as derived or unused is named in the log.
+    def read(index: Index | None) -> np.ndarray:
+        assert index is not None
+        bounds = [part.indices(size) for part, size in zip(index, like.shape, strict=True)]
+        ours = tuple(slice(start, stop) for start, stop, _ in bounds)
+        if str(ours) not in blocks:
+            block = source.read(tensor, ours)
+            # A device may keep an array that lies as it needs it, and must not keep the file's.
+            blocks[str(ours)] = block.astype(like.dtype, copy=block.flags.c_contiguous)
+        return blocks[str(ours)]
+
+    return jax.make_array_from_callback(like.shape, sharding, read)
+
+
+def load(
+    folder: Path, *, mesh: Mesh, fsdp: bool = False, dtype: DTypeLike = jnp.float32
+) -> Transformer:
+    """Return the model of a folder, its weights cast to `dtype` and placed on a mesh.
+
+    Weights stream tensor by tensor from the files to the devices, and every process
+    reads only what its own devices hold. What the family declares as derived or
+    unused is named in the log.
 
     Args:
         folder: with config.json and *.safetensors (single, or sharded with an index).
-        sharding: of every weight.
+        mesh: with axes "data" and "model"; `ilo_jax.sharding.RULES` says how weights lie.
+        fsdp: whether weights are also split over "data".
         dtype: of the weights and of the computation.
 
     Raises:
@@ -235,17 +175,100 @@ def load(folder: Path, *, sharding: NamedSharding, dtype: DTypeLike = jnp.float3
             missing, unexpected, misshapen or not finite; for a damaged file.
     """
     config = folder_config(folder)
-    abstract = nnx.eval_shape(lambda: build(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    model = parameters.abstract(config, dtype=dtype)
     tensors = tensor_files(folder)
-    names = _placement(folder, config, tensors)
-    finite, flat = {}, []
-    for keys, variable in nnx.to_flat_state(nnx.state(abstract, nnx.Param)):
-        name = names["/".join(map(str, keys))]
-        transpose = keys[-1] == "kernel"
-        array = _place(tensors[name], name, variable.get_value(), sharding, transpose=transpose)
-        finite[name] = _all_finite(array)
-        flat.append((keys, variable.replace(array)))
-    if broken := [name for name, fine in finite.items() if not fine]:
+    found = _sources(folder, model, tensors)
+    if whole := unsplit(mesh, parameters.axis_counts(config)):
+        log.info("not split over %d devices, as they do not divide: %s", mesh.shape["model"], whole)
+    lies = parameters.shardings(model, mesh, fsdp=fsdp)
+    files = {file: Mapped(file) for file in set(tensors.values())}
+    placed, finite = {}, {}
+    likes = parameters.shapes(model)
+    for path, like in tqdm(likes.items(), desc="loading", unit="weight", disable=None):
+        source = found[path]
+        placed[path] = _place(files[tensors[source.tensor]], source, like, lies[path])
+        finite[path] = _all_finite(placed[path])
+    broken = dict.fromkeys(found[path].tensor for path, fine in finite.items() if not fine)
+    if broken:
         raise ValueError(f"NaN or infinite weights in {folder}: {', '.join(broken)}")
-    nnx.update(abstract, nnx.from_flat_state(flat))
-    return abstract
+    parameters.put(model, placed)
+    return model
+
+
+def _sources(folder: Path, model: Transformer, tensors: Mapping[str, Path]) -> dict[str, Source]:
+    """Return where each weight is, every tensor of the folder accounted for."""
+    family = family_of(raw_config(folder))
+    shapes = {path: like.shape for path, like in parameters.shapes(model).items()}
+    expected = sources(family, model.config, shapes)
+    try:
+        found, ignored = account(expected, family, tensors, head=model.config.head.kind)
+    except ValueError as error:
+        raise ValueError(f"the weights in {folder} do not fit its config.json: {error}") from error
+    if ignored:
+        log.info("not used: %s", ", ".join(ignored))
+    return found
+
+
+def save(model: Transformer, folder: Path, *, like: Path, file_bytes: int = 4 * 2**30) -> None:
+    """Write a model back as a Hugging Face folder, for `transformers` or `load`.
+
+    Weights are written in the dtype they have, under the names that `like`'s family
+    has today; config.json and the tokenizer are carried along from there, and what
+    `load` named as not used is left out. All processes must call it; the first writes.
+
+    Args:
+        model: whose weights may lie on a mesh.
+        folder: to be made; its parent must be there.
+        like: the folder that the model was loaded from.
+        file_bytes: in one safetensors file at most; as much is held in host memory.
+
+    Raises:
+        FileExistsError: if the folder is there already.
+        FileNotFoundError: if `like` has no config.json.
+        ValueError: if `like` is not a folder of this model.
+        OSError: if the folder cannot be written.
+    """
+    if folder_config(like) != model.config:
+        raise ValueError(f"the model to be saved is not of the configuration in {like}")
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already; save to a new folder")
+    arrays = parameters.weights(model)
+    parts = by_tensor(_saved(like, model, arrays))
+    partial = folder.with_name(f".{folder.name}.partial")
+    first = jax.process_index() == 0
+    if first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+
+    def fused(tensor: str) -> np.ndarray:
+        return join({path: _whole(arrays[path]) for path in parts[tensor]}, parts[tensor])
+
+    sizes = {t: sum(arrays[path].nbytes for path in part) for t, part in parts.items()}
+    write_tensors(partial, sizes, fused, most=file_bytes, write=first)
+    if first:
+        _carry_along(like, partial, dtype=next(iter(arrays.values())).dtype)
+        partial.rename(folder)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"saved {folder}")
+
+
+def _saved(like: Path, model: Transformer, arrays: Mapping[str, jax.Array]) -> dict[str, Source]:
+    family = family_of(raw_config(like))
+    found = sources(family, model.config, {path: a.shape for path, a in arrays.items()})
+    return without_prefix(found, family) if model.config.head.kind == "none" else found
+
+
+def _whole(array: jax.Array) -> np.ndarray:
+    """Return all of an array on the host, wherever its shards are."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _carry_along(like: Path, folder: Path, *, dtype: np.dtype) -> None:
+    """Copy config.json, with the dtype of the weights, and all but the weights."""
+    raw = {key: value for key, value in raw_config(like).items() if key != "torch_dtype"}
+    text = json.dumps(raw | {"dtype": str(dtype)}, indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n")
+    for file in _files(like, CARRIED):
+        shutil.copyfile(file, folder / file.name)

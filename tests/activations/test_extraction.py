@@ -10,51 +10,79 @@ from ilo_jax import sharding
 from ilo_jax.activations import extraction
 from ilo_jax.activations.extraction import extract, refuse_unusable, row_length
 from ilo_jax.activations.store import Store, open_store
-from ilo_jax.models.config import DecoderConfig, EncoderConfig, Rope
-from ilo_jax.models.hf import Model, build
-
-DECODER = DecoderConfig(
-    vocab=50,
-    dim=16,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=6,
-    mlp_dim=20,
-    activation="silu",
-    norm_eps=1e-6,
-    max_positions=64,
-    rope=Rope(theta=100.0, scaling=None),
-    attention_bias=True,
-    mlp_bias=True,
-    head="none",
+from ilo_jax.models.config import (
+    AttentionConfig,
+    BlockConfig,
+    EmbeddingConfig,
+    HeadConfig,
+    MlpConfig,
+    ModelConfig,
+    Norm,
+    Rope,
 )
-ENCODER = EncoderConfig(
-    vocab=50,
-    dim=16,
-    layers=2,
-    heads=4,
-    mlp_dim=20,
-    activation="gelu",
-    norm_eps=1e-6,
+from ilo_jax.models.parameters import build
+from ilo_jax.models.transformer import Transformer
+
+GATED = ModelConfig(
+    causal=True,
+    embedding=EmbeddingConfig(vocab=50, dim=16),
+    blocks=(
+        BlockConfig(
+            attention=AttentionConfig(
+                heads=4,
+                kv_heads=2,
+                head_dim=6,
+                scale=6**-0.5,
+                qkv_bias=True,
+                out_bias=True,
+                rope=Rope(theta=100.0, dims=6),
+            ),
+            mlp=MlpConfig(dim=20, activation="silu", gated=True, bias=True),
+            norm=Norm(kind="rms", eps=1e-6),
+            norm_place="pre",
+        ),
+    )
+    * 2,
+    final_norm=Norm(kind="rms", eps=1e-6),
+    head=HeadConfig(kind="none"),
     max_positions=64,
-    token_types=2,
+)
+LAYER_NORM = Norm(kind="layer", eps=1e-6, bias=True)
+BERT = ModelConfig(
+    causal=False,
+    embedding=EmbeddingConfig(
+        vocab=50, dim=16, positions="learned", rows=64, token_types=2, norm=LAYER_NORM
+    ),
+    blocks=(
+        BlockConfig(
+            attention=AttentionConfig(
+                heads=4, kv_heads=4, head_dim=4, scale=0.5, qkv_bias=True, out_bias=True
+            ),
+            mlp=MlpConfig(dim=20, activation="gelu", bias=True),
+            norm=LAYER_NORM,
+            norm_place="post",
+        ),
+    )
+    * 2,
+    final_norm=None,
+    head=HeadConfig(kind="none"),
+    max_positions=64,
 )
 LANGUAGES = ["a", "b", "c"]
 
 
-def perturbed(config: DecoderConfig | EncoderConfig) -> Model:
+def perturbed(config: ModelConfig) -> Transformer:
     """A model whose every weight is random, norms and biases included."""
     model = build(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(1)
     state = nnx.state(model, nnx.Param)
     noise = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32), state)
-    nnx.update(model, jax.device_put(noise, sharding.replicated(sharding.data_mesh(1))))
+    nnx.update(model, jax.device_put(noise, sharding.replicated(sharding.make_mesh(data=1))))
     return model
 
 
-@pytest.fixture(scope="module", params=[DECODER, ENCODER], ids=["decoder", "encoder"])
-def model(request) -> Model:
+@pytest.fixture(scope="module", params=[GATED, BERT], ids=["decoder", "encoder"])
+def model(request) -> Transformer:
     return perturbed(request.param)
 
 
@@ -66,7 +94,7 @@ def ids() -> list[list[list[int]]]:
 
 
 @pytest.fixture(scope="module")
-def expected(model: Model, ids) -> np.ndarray:
+def expected(model: Transformer, ids) -> np.ndarray:
     """One sentence at a time, no padding, the mean in float64."""
     alone = nnx.jit(lambda model, *row: model(*row, tap=lambda x: x[0]))
     states = np.zeros((3, 3, 20, 16))
@@ -99,7 +127,7 @@ def test_every_packing_batch_and_mesh_gives_the_sentence_alone(
     model, ids, expected, tmp_path, monkeypatch, devices, batch_tokens, length
 ):
     monkeypatch.setattr(extraction, "row_length", lambda longest: length)
-    mesh = sharding.data_mesh(devices)
+    mesh = sharding.make_mesh(data=devices)
     nnx.update(model, jax.device_put(nnx.state(model), sharding.replicated(mesh)))
     store = opened(tmp_path)
     report = extract(model, ids, store, mesh, languages=LANGUAGES, batch_tokens=batch_tokens)
@@ -111,7 +139,7 @@ def test_every_packing_batch_and_mesh_gives_the_sentence_alone(
 
 def test_a_stopped_run_ends_bit_equal(model, ids, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "BLOCK_TOKENS", 1)
-    mesh = sharding.data_mesh(1)
+    mesh = sharding.make_mesh(data=1)
     nnx.update(model, jax.device_put(nnx.state(model), sharding.replicated(mesh)))
     whole, stopped = opened(tmp_path / "whole"), opened(tmp_path / "stopped")
     extract(model, ids, whole, mesh, languages=LANGUAGES, batch_tokens=256)
@@ -136,7 +164,7 @@ def test_a_stopped_run_ends_bit_equal(model, ids, tmp_path, monkeypatch):
 
 
 def test_another_sentence_in_the_row_changes_nothing(model, ids, tmp_path):
-    mesh = sharding.data_mesh(1)
+    mesh = sharding.make_mesh(data=1)
     nnx.update(model, jax.device_put(nnx.state(model), sharding.replicated(mesh)))
     changed = [[list(s) for s in sentences] for sentences in ids]
     changed[1][3] = [(t + 1) % 50 for t in changed[1][3]]
@@ -168,9 +196,13 @@ def test_states_that_are_zero_are_named():
 
 
 def test_nothing_is_stored_of_a_model_that_gives_nan(ids, tmp_path):
-    model = perturbed(ENCODER)
-    model.embed.embedding[...] = model.embed.embedding[...].at[ids[1][4][0]].set(jnp.nan)
+    model = perturbed(BERT)
+    model.embed.tokens.embedding[...] = (
+        model.embed.tokens.embedding[...].at[ids[1][4][0]].set(jnp.nan)
+    )
     store = opened(tmp_path)
     with pytest.raises(ValueError, match="is not finite"):
-        extract(model, ids, store, sharding.data_mesh(1), languages=LANGUAGES, batch_tokens=512)
+        extract(
+            model, ids, store, sharding.make_mesh(data=1), languages=LANGUAGES, batch_tokens=512
+        )
     assert store.missing() == [0, 1, 2]

@@ -3,7 +3,7 @@
 import copy
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from transformers import BertForMaskedLM, BertModel, LlamaForCausalLM, LlamaModel
 from transformers.utils import logging
 
 from ilo_jax.models import hf
-from ilo_jax.sharding import data_mesh, replicated
+from ilo_jax.models.config import AttentionConfig, ModelConfig, Rope
+from ilo_jax.models.describe import SCALINGS
+from ilo_jax.sharding import make_mesh
+from tests.models.variants import TOLERANCE, VARIANTS, VOCAB, family, fresh, perturb
 
 logging.disable_progress_bar()
 # On shared cores torch's threads wait for each other: one is up to 15 times as fast.
 torch.set_num_threads(1)
-
-TOLERANCE = 2e-5
-"""Of the largest reference value, or of 1 if that is larger: the bound of every parity test."""
 
 SEQ = 48
 # Full rows, one token alone, and long enough for the slow rotary frequencies.
@@ -32,42 +31,9 @@ LENGTHS = (48, 5, 31, 1, 17, 11)
 # Which sentences share a row; the rows left over are empty.
 ROWS = ((2, 4), (0,), (1, 3, 5))
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-    "attn_implementation": "eager",
-}
-LLAMA: dict[str, Any] = {
-    **SIZES,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-3,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-BERT: dict[str, Any] = {**SIZES, "layer_norm_eps": 1e-3}
-
-VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "mha": (LlamaForCausalLM, LLAMA | {"num_key_value_heads": 4}),
-    "gqa": (LlamaForCausalLM, LLAMA),
-    "wide": (LlamaForCausalLM, LLAMA | {"head_dim": 12}),
-    "tied": (LlamaForCausalLM, LLAMA | {"tie_word_embeddings": True}),
-    "biases": (LlamaForCausalLM, LLAMA | {"attention_bias": True, "mlp_bias": True}),
-    "llama3": (LlamaForCausalLM, LLAMA | {"rope_parameters": LLAMA3, "head_dim": 16}),
-    "bare": (LlamaModel, LLAMA),
-    "bert": (BertModel, BERT),
-    "masked_lm": (BertForMaskedLM, BERT),
-}
+CHECKS = ("padded", "packed")
+TABLE = ("<!-- family table -->", "<!-- end of family table -->")
+"""The lines of README.md between which `--family-table` writes."""
 
 
 class Tiny(NamedTuple):
@@ -86,17 +52,21 @@ class Batch(NamedTuple):
     places: list[tuple[int, slice]]
 
 
-def perturb(model: Any, *, seed: int) -> None:
-    """Draw every parameter anew: far from its start, and large enough to matter."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=generator)
-            if weight.ndim == 2:
-                spread = 1.0 if "embed" in name else 1.5 * weight.shape[1] ** -0.5
-                weight.copy_(spread * noise)
-            else:
-                weight.add_(0.3 * noise)
+class Expected(NamedTuple):
+    """What torch makes of one sentence: hidden states, each "seq dim", and "seq vocab"."""
+
+    states: list[np.ndarray]
+    logits: np.ndarray | None
+
+
+class Measured(NamedTuple):
+    """The difference that a parity test found, and of which model."""
+
+    config: ModelConfig
+    difference: float
+
+
+MEASURED = pytest.StashKey[dict[tuple[str, str], Measured]]()
 
 
 @pytest.fixture(scope="session")
@@ -105,8 +75,7 @@ def tiny(tmp_path_factory) -> Callable[[str], Tiny]:
 
     @functools.cache
     def make(variant: str) -> Tiny:
-        kind, config = VARIANTS[variant]
-        model = kind(kind.config_class(**config)).eval()
+        model = fresh(variant)
         perturb(model, seed=list(VARIANTS).index(variant))
         folder = tmp_path_factory.mktemp(variant)
         model.save_pretrained(folder)
@@ -118,21 +87,20 @@ def tiny(tmp_path_factory) -> Callable[[str], Tiny]:
 @pytest.fixture(scope="session")
 def ours(tiny) -> Callable[[str], Any]:
     """Return our model of a variant, in float32 on one device."""
-    return functools.cache(
-        lambda variant: hf.load(tiny(variant).folder, sharding=replicated(data_mesh(1)))
-    )
+    return functools.cache(lambda variant: hf.load(tiny(variant).folder, mesh=make_mesh(data=1)))
 
 
 @pytest.fixture(scope="session")
 def sentences() -> list[np.ndarray]:
+    """Return tokens from 2: RoBERTa gives no position to those that are its padding, 1."""
     rng = np.random.default_rng(0)
-    return [rng.integers(1, SIZES["vocab_size"], length) for length in LENGTHS]
+    return [rng.integers(2, VOCAB, length) for length in LENGTHS]
 
 
 def _batch(sentences: list[np.ndarray], rows: tuple[tuple[int, ...], ...]) -> Batch:
     """Lay sentences into rows of SEQ tokens; padding is random tokens of segment 0."""
     shape = len(sentences), SEQ
-    tokens = np.random.default_rng(1).integers(0, SIZES["vocab_size"], shape).astype(np.int32)
+    tokens = np.random.default_rng(1).integers(0, VOCAB, shape).astype(np.int32)
     positions, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     places = {}
     for row, members in enumerate(rows):
@@ -158,26 +126,27 @@ def packed(sentences) -> Batch:
     return _batch(sentences, ROWS)
 
 
-@nnx.jit
-def _forward(model, tokens, positions, segments):
+def _run(model, tokens, positions, segments):
     states = model(tokens, positions, segments, tap=lambda hidden: hidden)
-    head = getattr(model.config, "head", "none")
-    return states, None if head == "none" else model.logits(states[-1])
+    return states, None if model.head is None else model.logits(states[-1])
+
+
+_jitted = nnx.jit(_run)
 
 
 @pytest.fixture(scope="session")
 def forward() -> Callable[..., tuple[np.ndarray, np.ndarray | None]]:
     """Return what our model makes of a batch: "layer batch seq dim", "batch seq vocab"."""
 
-    def run(model, batch: Batch):
-        states, logits = _forward(model, *map(jnp.asarray, batch[:3]))
+    def run(model, batch: Batch, *, jit: bool = True):
+        states, logits = (_jitted if jit else _run)(model, *map(jnp.asarray, batch[:3]))
         return np.stack(jax.device_get(states)), jax.device_get(logits)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def reference() -> Callable[..., tuple[np.ndarray, np.ndarray | None]]:
+def reference() -> Callable[..., tuple[list[np.ndarray], np.ndarray | None]]:
     """Return what torch makes of a right-padded batch, or of one sentence "1 seq"."""
 
     def run(model, tokens: np.ndarray, real: np.ndarray | None = None):
@@ -186,10 +155,51 @@ def reference() -> Callable[..., tuple[np.ndarray, np.ndarray | None]]:
             output = model(
                 torch.from_numpy(tokens).long(), attention_mask=mask, output_hidden_states=True
             )
-        states = torch.stack(output.hidden_states).float().numpy()
+        states = [state.float().numpy() for state in output.hidden_states]
         return states, output.logits.float().numpy() if "logits" in output else None
 
     return run
+
+
+def _by_length(model: Any) -> bool:
+    """Return whether torch's rotary positions depend on what else it has been given."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    return rope.get("rope_type") in {"dynamic", "longrope"}
+
+
+@pytest.fixture(scope="session")
+def by_torch(reference, padded, sentences) -> Callable[..., list[Expected]]:
+    """Return what a torch model makes of each sentence: alone, or padded where it can be."""
+
+    def run(model: Any, *, alone: bool) -> list[Expected]:
+        if alone or _by_length(model):
+            # Dynamic positions remember the longest sentence.
+            rows = [reference(copy.deepcopy(model), tokens[None]) for tokens in sentences]
+            places = [(0, slice(None))] * len(sentences)
+        else:
+            rows = [reference(model, padded.tokens, padded.segments > 0)] * len(sentences)
+            places = padded.places
+        return [
+            Expected([state[place] for state in states], None if logits is None else logits[place])
+            for (states, logits), place in zip(rows, places, strict=True)
+        ]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def expected(tiny, by_torch) -> Callable[[str, str], list[Expected]]:
+    """Return what a variant's torch model makes of each sentence, for a check of CHECKS."""
+    return functools.cache(
+        lambda variant, check: by_torch(tiny(variant).torch, alone=check == "packed")
+    )
+
+
+def _difference(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference, over the largest expected value or 1."""
+    if got.shape != expected.shape or not np.isfinite(got).all():
+        return np.inf
+    return float(np.abs(got - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 @pytest.fixture(scope="session")
@@ -197,47 +207,45 @@ def assert_close() -> Callable[[np.ndarray, np.ndarray], None]:
     """Return the check that two arrays agree within TOLERANCE of the largest value."""
 
     def check(got: np.ndarray, expected: np.ndarray) -> None:
-        assert got.shape == expected.shape
-        assert np.isfinite(got).all()
-        assert np.abs(got - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
+        assert _difference(got, expected) <= TOLERANCE
 
     return check
 
 
-@pytest.fixture(scope="session")
-def assert_padded_parity(
-    tiny, ours, forward, reference, assert_close, padded
-) -> Callable[[str], None]:
-    """Return the check of every hidden state and the logits: torch gets the same padding."""
-
-    def check(variant: str) -> None:
-        real = padded.segments > 0
-        expected, expected_logits = reference(tiny(variant).torch, padded.tokens, real)
-        states, logits = forward(ours(variant), padded)
-        assert len(states) == SIZES["num_hidden_layers"] + 1
-        for state, wanted in zip(states, expected, strict=True):
-            assert_close(state[real], wanted[real])
-        if logits is not None:
-            assert_close(logits[real], expected_logits[real])
-
-    return check
+def as_torch(model: Any, states: np.ndarray) -> list[np.ndarray]:
+    """Return our hidden states, the last one projected where torch's is (OPT-350m)."""
+    if model.head is None or model.head.project is None:
+        return list(states)
+    return [*states[:-1], np.asarray(model.head.project(jnp.asarray(states[-1])))]
 
 
 @pytest.fixture(scope="session")
-def assert_packed_parity(
-    tiny, ours, forward, reference, assert_close, packed, sentences
-) -> Callable[[str], None]:
-    """Return the check of every hidden state and the logits: torch gets each sentence alone."""
+def difference(expected, forward, padded, packed) -> Callable[..., float]:
+    """Return the difference of all hidden states and the logits from a variant's torch model."""
 
-    def check(variant: str) -> None:
-        states, logits = forward(ours(variant), packed)
-        assert np.isfinite(states).all()
-        for sentence, (row, where) in zip(sentences, packed.places, strict=True):
-            expected, expected_logits = reference(tiny(variant).torch, sentence[None])
-            for state, wanted in zip(states, expected, strict=True):
-                assert_close(state[row, where], wanted[0])
-            if logits is not None:
-                assert_close(logits[row, where], expected_logits[0])
+    def measure(variant: str, model: Any, check: str = "padded", *, jit: bool = True) -> float:
+        batch = {"padded": padded, "packed": packed}[check]
+        states, logits = forward(model, batch, jit=jit)
+        states, found = as_torch(model, states), []
+        for wanted, place in zip(expected(variant, check), batch.places, strict=True):
+            pairs = list(zip((state[place] for state in states), wanted.states, strict=True))
+            if wanted.logits is not None:
+                pairs.append((logits[place], wanted.logits))
+            found += [_difference(*pair) for pair in pairs]
+        return max(found)
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def assert_parity(ours, difference, pytestconfig) -> Callable[[str, str], None]:
+    """Return the check of a variant; what torch gets is each sentence padded, or alone."""
+    measured = pytestconfig.stash.setdefault(MEASURED, {})
+
+    def check(variant: str, check: str) -> None:
+        found = difference(variant, ours(variant), check)
+        assert found <= TOLERANCE
+        measured[variant, check] = Measured(ours(variant).config, found)
 
     return check
 
@@ -251,7 +259,7 @@ def assert_segments_apart(ours, forward, packed) -> Callable[[str], None]:
         rows = np.arange(len(packed.tokens))[:, None]
         for row, where in packed.places:
             own = (rows == row) & (packed.segments == packed.segments[row, where.start])
-            others = np.where(own, packed.tokens, (packed.tokens + 1) % SIZES["vocab_size"])
+            others = np.where(own, packed.tokens, (packed.tokens + 1) % VOCAB)
             after, _ = forward(ours(variant), packed._replace(tokens=others))
             assert np.array_equal(after[:, row, where], before[:, row, where])
             assert (after[:, ~own] != before[:, ~own]).any(axis=-1).all()
@@ -260,7 +268,7 @@ def assert_segments_apart(ours, forward, packed) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def assert_bfloat16_as_torch(tiny, forward, reference, padded) -> Callable[[str], None]:
+def assert_bfloat16_as_torch(tiny, forward, by_torch, padded) -> Callable[[str], None]:
     """Return the check that bfloat16 costs us at most twice what it costs torch.
 
     Both have the same rounded weights; the judge is torch with those, in float32.
@@ -268,15 +276,135 @@ def assert_bfloat16_as_torch(tiny, forward, reference, padded) -> Callable[[str]
 
     def check(variant: str) -> None:
         folder, theirs = tiny(variant)
-        real = padded.segments > 0
-        rounded = copy.deepcopy(theirs).bfloat16()
-        half, _ = reference(rounded, padded.tokens, real)
-        judge, _ = reference(rounded.float(), padded.tokens, real)
-        model = hf.load(folder, sharding=replicated(data_mesh(1)), dtype=jnp.bfloat16)
+        judge = copy.deepcopy(theirs)
+        # Parameters only: the tables that a model derives from its config stay exact.
+        for parameter in judge.parameters():
+            parameter.data = parameter.data.bfloat16().float()
+        half = type(theirs).from_pretrained(
+            folder, dtype=torch.bfloat16, attn_implementation="eager"
+        )
+        model = hf.load(folder, mesh=make_mesh(data=1), dtype=jnp.bfloat16)
         states, _ = forward(model, padded)
         assert states.dtype == jnp.bfloat16
-        for state, torchs, wanted in zip(states.astype(np.float32), half, judge, strict=True):
-            error = np.linalg.norm(state[real] - wanted[real])
-            assert error <= 2 * np.linalg.norm(torchs[real] - wanted[real])
+        got = [state.astype(np.float32) for state in as_torch(model, states)]
+        torchs, wanted = by_torch(half, alone=False), by_torch(judge, alone=False)
+        for layer, state in enumerate(got):
+            exact = np.concatenate([sentence.states[layer] for sentence in wanted])
+            error = np.concatenate([state[place] for place in padded.places]) - exact
+            torchs_error = np.concatenate([sentence.states[layer] for sentence in torchs]) - exact
+            assert np.linalg.norm(error) <= 2 * np.linalg.norm(torchs_error)
 
     return check
+
+
+# The table of families in the README: `pytest tests/models/test_families.py --family-table`
+
+
+def _readme(config: pytest.Config) -> tuple[str, str]:
+    """Return README.md up to the table, and from its end."""
+    text = (config.rootpath / "README.md").read_text()
+    before, start, rest = text.partition(TABLE[0] + "\n")
+    _, end, after = rest.partition(TABLE[1] + "\n")
+    if not start or not end:
+        raise pytest.UsageError(f"README.md must have the lines {TABLE[0]} and {TABLE[1]}")
+    return before + start, end + after
+
+
+def _absent(found: Iterable[Any]) -> str:
+    """Return which parity tests are not among those found, the first few by name."""
+    there = set(found)
+    absent = ["-".join(p) for p in itertools.product(VARIANTS, CHECKS) if p not in there]
+    names = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+    return f"{len(absent)} parity tests, {names}" if absent else ""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to write the table of some families only."""
+    if not session.config.getoption("family_table"):
+        return
+    _readme(session.config)
+    specs = [getattr(item, "callspec", None) for item in session.items]
+    calls = [spec.params for spec in specs if spec is not None]
+    if absent := _absent((call.get("variant"), call.get("check")) for call in calls):
+        raise pytest.UsageError(f"--family-table needs every family; not selected: {absent}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table if every parity test has passed."""
+    measured = session.config.stash.get(MEASURED, {})
+    if not session.config.getoption("family_table"):
+        return
+    if _absent(measured):
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+    else:
+        before, after = _readme(session.config)
+        (session.config.rootpath / "README.md").write_text(before + _table(measured) + after)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say why the table was not written."""
+    absent = _absent(config.stash.get(MEASURED, {}))
+    if config.getoption("family_table") and MEASURED in config.stash and absent:
+        terminalreporter.write_line(f"README.md is as it was; not passed: {absent}", red=True)
+
+
+def _table(measured: dict[tuple[str, str], Measured]) -> str:
+    rows = ["| family | attention | positions | verified shapes | max difference |"]
+    rows.append("| --- | --- | --- | --- | --- |")
+    for model_type in sorted({family(variant) for variant, _ in measured}):
+        own = {pair: m for pair, m in measured.items() if family(pair[0]) == model_type}
+        configs = [m.config for m in own.values()]
+        blocks = [block.attention for config in configs for block in config.blocks]
+        shapes = dict.fromkeys(variant.removeprefix(f"{model_type}-") for variant, _ in own)
+        cells = (
+            f"`{model_type}`",
+            _joined([*map(_heads, blocks), *(word for block in blocks for word in _scores(block))]),
+            _joined(word for config in configs for word in _positions(config)),
+            ", ".join(shapes),
+            f"{max(m.difference for m in own.values()):.1e}",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _joined(words: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(words))
+
+
+def _heads(config: AttentionConfig) -> str:
+    return {config.heads: "multi-head", 1: "multi-query"}.get(config.kv_heads, "grouped-query")
+
+
+def _scores(config: AttentionConfig) -> list[str]:
+    words = {
+        "window": config.window is not None,
+        "qk-norm": config.qk_norm is not None,
+        "soft-cap": config.softcap is not None,
+    }
+    return [word for word, has in words.items() if has]
+
+
+def _positions(config: ModelConfig) -> list[str]:
+    if config.embedding.positions != "none":
+        return [config.embedding.positions]
+    return [
+        word
+        for block in config.blocks
+        for word in (
+            ["ALiBi"] if block.attention.alibi else _rope(block.attention, block.attention.rope)
+        )
+    ]
+
+
+def _rope(config: AttentionConfig, rope: Rope | None) -> list[str]:
+    if rope is None:
+        return ["none in full blocks"]
+    others = {
+        "interleaved": rope.interleaved,
+        "partial": rope.dims < config.head_dim,
+    }
+    words = ["RoPE", *(word for word, has in others.items() if has)]
+    return words + ([SCALINGS[type(rope.scaling)]] if rope.scaling else [])

@@ -1,29 +1,22 @@
-import itertools
+import dataclasses
+import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from flax import nnx
 
-from ilo_jax.models.attention import (
-    attend,
-    matmul_precision,
-    rope_frequencies,
-    rotate,
-    rotation,
-    segment_mask,
-)
-from ilo_jax.models.config import Llama3Scaling, Rope
+from ilo_jax.models import attention
+from ilo_jax.models.attention import Attention, alibi_slopes, attend, layout, segment_mask
+from ilo_jax.models.config import AttentionConfig, Norm, Rope
 
 TOLERANCE = 1e-6
 
-SEGMENTS = np.array([[1, 1, 2, 2, 2, 0], [1, 2, 3, 0, 0, 0]])
-SCALING = Llama3Scaling(
-    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=64
-)
+SEGMENTS = np.array([[1, 1, 2, 2, 2, 2, 2, 0], [1, 2, 3, 3, 0, 0, 0, 0]])
+POSITIONS = np.array([[0, 1, 0, 1, 2, 3, 4, 0], [0, 0, 0, 1, 0, 1, 2, 3]])
+BATCH, SEQ = SEGMENTS.shape
+CONFIG = AttentionConfig(heads=4, kv_heads=2, head_dim=6, scale=0.5)
+ROPE = Rope(theta=50.0, dims=4)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -35,127 +28,255 @@ def softmax(scores: list[float]) -> np.ndarray:
     return weights / weights.sum()
 
 
-def test_float32_products_are_exact_and_others_fast():
-    assert matmul_precision(jnp.float32) == jax.lax.Precision.HIGHEST
-    assert matmul_precision(jnp.bfloat16) == jax.lax.Precision.DEFAULT
+def at(*kinds: AttentionConfig, causal: bool = True) -> attention.Layout:
+    return layout(kinds, jnp.asarray(POSITIONS), jnp.asarray(SEGMENTS), causal=causal)
+
+
+def seen(b: int, q: int, *, causal: bool, window: int | None) -> list[int]:
+    """Return to which tokens one may attend."""
+    last = q if causal else SEQ - 1
+    return [
+        k
+        for k in range(last + 1)
+        if SEGMENTS[b, k] == SEGMENTS[b, q] and (window is None or q - k < window)
+    ]
+
+
+# Masks and slopes
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_mask_against_the_definition(causal):
-    mask = segment_mask(jnp.asarray(SEGMENTS), causal=causal)
-    batch, seq = SEGMENTS.shape
-    assert mask.shape == (batch, seq, seq)
-    for b, q, k in itertools.product(range(batch), range(seq), range(seq)):
-        together = SEGMENTS[b, q] == SEGMENTS[b, k]
-        assert mask[b, q, k] == (together and (k <= q or not causal))
+@pytest.mark.parametrize("window", [None, 1, 2, 3, SEQ, 100])
+def test_mask_against_the_definition(causal, window):
+    same = jnp.asarray(SEGMENTS[:, :, None] == SEGMENTS[:, None, :])
+    mask = np.asarray(segment_mask(same, causal=causal, window=window))
+    assert mask.shape == (BATCH, SEQ, SEQ)
+    for b, q in np.ndindex(BATCH, SEQ):
+        assert np.flatnonzero(mask[b, q]).tolist() == seen(b, q, causal=causal, window=window)
+        assert mask[b, q, q]
 
 
-@pytest.mark.parametrize("kv", [1, 2, 4])
-def test_attend_against_the_definition(kv):
-    batch, seq, head, dim = 2, 6, 4, 3
-    query = normal(batch, seq, head, dim)
-    key, value = normal(2, batch, seq, kv, dim, seed=1)
-    mask = segment_mask(jnp.asarray(SEGMENTS), causal=True)
-    got = attend(jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), mask)
-    expected = np.zeros((batch, seq, head, dim))
-    for b, q, h in itertools.product(range(batch), range(seq), range(head)):
-        shared = h // (head // kv)
-        seen = [k for k in range(seq) if mask[b, q, k]]
-        scores = [float(np.dot(query[b, q, h], key[b, k, shared])) / dim**0.5 for k in seen]
-        expected[b, q, h] = softmax(scores) @ value[b, seen, shared].astype(np.float64)
+def by_the_paper(heads: int) -> list[float]:
+    """Return the slopes as the authors' code does: a series, or two halves interleaved."""
+    if math.log2(heads).is_integer():
+        start = 2 ** (-(2 ** -(math.log2(heads) - 3)))
+        return [start * start**i for i in range(heads)]
+    below = 2 ** math.floor(math.log2(heads))
+    return by_the_paper(below) + by_the_paper(2 * below)[0::2][: heads - below]
+
+
+@pytest.mark.parametrize("heads", [*range(1, 13), 16, 112])
+def test_alibi_slopes_by_the_paper(heads):
+    got = alibi_slopes(heads)
+    assert got.shape == (heads,)
+    assert np.abs(got / by_the_paper(heads) - 1).max() <= TOLERANCE
+
+
+def test_alibi_slopes_of_eight_heads():
+    assert alibi_slopes(8).tolist() == [2.0**-i for i in range(1, 9)]
+
+
+# Scores
+
+
+CHANGES = {
+    "plain": {},
+    "mha": {"kv_heads": 4},
+    "mqa": {"kv_heads": 1},
+    "scale": {"scale": 6**-0.5},
+    "softcap": {"softcap": 1.5},
+    "alibi": {"alibi": True},
+    "alibi mqa": {"alibi": True, "kv_heads": 1},
+    "window": {"window": 2},
+    "all": {"softcap": 1.5, "alibi": True, "window": 3},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("causal", [False, True])
+def test_attend_against_the_definition(change, causal):
+    config = dataclasses.replace(CONFIG, **change)
+    query = normal(BATCH, SEQ, config.heads, config.head_dim)
+    key, value = normal(2, BATCH, SEQ, config.kv_heads, config.head_dim, seed=1)
+    got = attend(
+        jnp.asarray(query),
+        jnp.asarray(key),
+        jnp.asarray(value),
+        at(config, causal=causal),
+        config=config,
+    )
+    expected = np.zeros(query.shape)
+    for b, q, h in np.ndindex(*query.shape[:3]):
+        shared = h // (config.heads // config.kv_heads)
+        keys = seen(b, q, causal=causal, window=config.window)
+        scores = []
+        for k in keys:
+            score = config.scale * float(query[b, q, h].astype(float) @ key[b, k, shared])
+            if config.softcap is not None:
+                score = config.softcap * math.tanh(score / config.softcap)
+            if config.alibi:
+                score -= by_the_paper(config.heads)[h] * (POSITIONS[b, q] - POSITIONS[b, k])
+            scores.append(score)
+        expected[b, q, h] = softmax(scores) @ value[b, keys, shared].astype(np.float64)
     assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def test_bfloat16_scores_are_float32():
     """With keys 256 and 257 times the query, bfloat16 scores would tie."""
+    config = AttentionConfig(heads=1, kv_heads=1, head_dim=2, scale=2**-0.5)
+    where = layout([config], jnp.asarray([[0, 1]]), jnp.ones((1, 2), int), causal=False)
     query = jnp.ones((1, 2, 1, 2), jnp.bfloat16)
     key = jnp.asarray([[[[128.0, 128.0]], [[128.0, 129.0]]]], jnp.bfloat16)
     value = jnp.asarray([[[[1.0, 0.0]], [[0.0, 1.0]]]], jnp.bfloat16)
-    got = attend(query, key, value, jnp.ones((1, 2, 2), bool))
+    got = attend(query, key, value, where, config=config)
     assert got.dtype == jnp.bfloat16
     expected = softmax([256 / 2**0.5, 257 / 2**0.5])
     assert np.abs(got[0, 0, 0].astype(np.float32) - expected).max() <= 2**-8
 
 
-@pytest.mark.parametrize("head_dim", [2, 8, 64])
-def test_plain_frequencies_are_a_geometric_series(head_dim):
-    got = rope_frequencies(Rope(theta=500.0, scaling=None), head_dim=head_dim)
-    expected = [500.0 ** (-2 * i / head_dim) for i in range(head_dim // 2)]
-    assert got.dtype == np.float32
-    assert np.abs(got / expected - 1).max() <= TOLERANCE
+# Layout
 
 
-def test_scaled_frequencies_in_the_three_regimes():
-    plain = rope_frequencies(Rope(theta=1e4, scaling=None), head_dim=16).astype(np.float64)
-    scaled = rope_frequencies(Rope(theta=1e4, scaling=SCALING), head_dim=16)
-    regimes = []
-    for before, after in zip(plain, scaled, strict=True):
-        length = 2 * np.pi / before
-        if length < 64 / 4:
-            expected, regime = before, "kept"
-        elif length > 64 / 1:
-            expected, regime = before / 8, "stretched"
-        else:
-            smooth = (64 / length - 1) / (4 - 1)
-            expected, regime = (1 - smooth) * before / 8 + smooth * before, "between"
-        assert abs(after / expected - 1) <= TOLERANCE
-        regimes.append(regime)
-    assert regimes == ["kept"] + ["between"] * 2 + ["stretched"] * 5
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """Record what a function of the module is asked for."""
+    calls, original = [], getattr(attention, name)
+
+    def recording(*args, **kwargs):
+        calls.append(kwargs.get("window", args[0]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(attention, name, recording)
+    return calls
 
 
-@pytest.mark.parametrize("factor", [8.0, 32.0])
-def test_scaled_frequencies_of_llama_3_by_torch(factor):
-    parameters = {
-        "rope_type": "llama3",
-        "rope_theta": 500000.0,
-        "factor": factor,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    config = LlamaConfig(head_dim=128, rope_parameters=parameters)
-    expected, _ = ROPE_INIT_FUNCTIONS["llama3"](config, device=None)
-    scaling = Llama3Scaling(
-        factor=factor, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=8192
-    )
-    got = rope_frequencies(Rope(theta=500000.0, scaling=scaling), head_dim=128)
-    assert np.abs(got / expected.numpy() - 1).max() <= TOLERANCE
+def test_layout_has_each_distinct_mask_and_rotation():
+    sliding = dataclasses.replace(CONFIG, window=2, rope=ROPE)
+    where = at(*[sliding] * 3, CONFIG, *[sliding] * 3, CONFIG)
+    assert set(where.masks) == {None, 2}
+    assert set(where.rotations) == {None, ROPE}
+    assert where.rotations[None] is None
+    assert np.array_equal(where.positions, POSITIONS)
+    for window, mask in where.masks.items():
+        for b, q in np.ndindex(BATCH, SEQ):
+            assert np.flatnonzero(mask[b, q]).tolist() == seen(b, q, causal=True, window=window)
 
 
-def test_plain_frequencies_by_torch():
-    parameters = {"rope_type": "default", "rope_theta": 500000.0}
-    config = LlamaConfig(head_dim=64, rope_parameters=parameters)
-    expected = LlamaRotaryEmbedding(config).inv_freq
-    got = rope_frequencies(Rope(theta=500000.0, scaling=None), head_dim=64)
-    assert np.abs(got / expected.numpy() - 1).max() <= TOLERANCE
+@pytest.mark.parametrize("causal", [False, True])
+def test_layout_of_encoders_and_decoders(causal):
+    (mask,) = at(CONFIG, causal=causal).masks.values()
+    assert bool(mask[0, 2, 3]) == (not causal)
 
 
-def test_rotate_turns_complex_numbers():
-    heads, positions = normal(2, 5, 3, 8), np.array([[0, 1, 2, 3, 4], [0, 1, 0, 1, 30]])
-    frequencies = rope_frequencies(Rope(theta=500.0, scaling=None), head_dim=8)
-    got = rotate(jnp.asarray(heads), rotation(jnp.asarray(positions), frequencies))
-    pairs = heads[..., :4] + 1j * heads[..., 4:].astype(np.float64)
-    angles = positions[:, :, None, None] * frequencies.astype(np.float64)
-    turned = pairs * np.exp(1j * angles)
-    expected = np.concatenate([turned.real, turned.imag], axis=-1)
-    # An angle of 30 has an error of half a unit in its last place, 1e-6.
-    assert np.abs(got - expected).max() <= 2 * TOLERANCE * np.abs(expected).max()
+def test_equal_blocks_share_a_mask_and_a_rotation(monkeypatch):
+    masks, rotations = counted(monkeypatch, "segment_mask"), counted(monkeypatch, "rotation")
+    full = dataclasses.replace(CONFIG, rope=ROPE)
+    sliding = dataclasses.replace(CONFIG, window=2, rope=dataclasses.replace(ROPE, theta=9.0))
+    at(full, sliding, full, sliding)
+    assert masks == [None, 2]
+    assert rotations == [full.rope, sliding.rope]
 
 
-def test_rotation_is_float32_and_rotate_keeps_the_dtype():
-    by = rotation(jnp.arange(4)[None], rope_frequencies(Rope(theta=5.0, scaling=None), head_dim=2))
-    assert by[0].dtype == by[1].dtype == jnp.float32
-    assert rotate(jnp.ones((1, 4, 1, 2), jnp.bfloat16), by).dtype == jnp.bfloat16
+def test_blocks_that_differ_elsewhere_share_a_mask_and_a_rotation(monkeypatch):
+    masks, rotations = counted(monkeypatch, "segment_mask"), counted(monkeypatch, "rotation")
+    full = dataclasses.replace(CONFIG, rope=ROPE)
+    at(full, dataclasses.replace(full, scale=0.25), dataclasses.replace(full, window=2))
+    assert masks == [None, 2]
+    assert rotations == [ROPE]
 
 
-def test_rotated_products_depend_on_the_distance_only():
-    heads = normal(2, 1, 1, 8)
-    frequencies = rope_frequencies(Rope(theta=500.0, scaling=SCALING), head_dim=8)
+# The layer
 
-    def product(*positions: int) -> float:
-        by = rotation(jnp.asarray(positions)[:, None], frequencies)
-        query, key = np.asarray(rotate(jnp.asarray(heads), by), np.float64)[:, 0, 0]
-        return float(query @ key)
 
-    assert product(9, 2) == pytest.approx(product(7, 0), abs=1e-5)
-    assert product(7, 2) != pytest.approx(product(7, 0), abs=1e-2)
+def by_definition(layer: Attention, hidden: np.ndarray, *, causal: bool) -> np.ndarray:
+    """Project, norm, rotate, attend, project: one head after the other, in float64."""
+    config = layer.config
+
+    def project(linear: nnx.Linear, x: np.ndarray) -> np.ndarray:
+        product = x @ np.asarray(linear.kernel[...], np.float64)
+        return product if linear.bias is None else product + np.asarray(linear.bias[...])
+
+    def rms(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return x / math.sqrt(np.mean(x * x) + 0.5) * scale
+
+    def normed(x: np.ndarray, norm) -> np.ndarray:
+        if norm is None:
+            return x.reshape(-1, config.head_dim)
+        scale = np.asarray(norm.scale[...], np.float64)
+        if config.qk_norm_over == "all":
+            return rms(x, scale).reshape(-1, config.head_dim)
+        heads = x.reshape(-1, config.head_dim)
+        scales = np.broadcast_to(scale, heads.shape)
+        return np.stack([rms(h, s) for h, s in zip(heads, scales, strict=True)])
+
+    def turned(head: np.ndarray, position: int) -> np.ndarray:
+        if config.rope is None:
+            return head
+        half, head = config.rope.dims // 2, head.copy()
+        for i in range(half):
+            angle = position * config.rope.theta ** (-i / half)
+            pair = complex(head[i], head[i + half]) * complex(math.cos(angle), math.sin(angle))
+            head[i], head[i + half] = pair.real, pair.imag
+        return head
+
+    heads: dict[str, np.ndarray] = {}
+    x = hidden.astype(np.float64)
+    for name, norm in (("q", layer.q_norm), ("k", layer.k_norm), ("v", None)):
+        projected = project(getattr(layer, name), x)
+        each = np.stack([[normed(token, norm) for token in row] for row in projected])
+        if name != "v":
+            for b, s, h in np.ndindex(*each.shape[:3]):
+                each[b, s, h] = turned(each[b, s, h], int(POSITIONS[b, s]))
+        heads[name] = each
+    mixed = np.zeros_like(heads["q"])
+    for b, q, h in np.ndindex(*mixed.shape[:3]):
+        shared = h // (config.heads // config.kv_heads)
+        keys = seen(b, q, causal=causal, window=config.window)
+        scores = [config.scale * heads["q"][b, q, h] @ heads["k"][b, k, shared] for k in keys]
+        mixed[b, q, h] = softmax(scores) @ heads["v"][b, keys, shared]
+    return project(layer.o, mixed.reshape(BATCH, SEQ, -1))
+
+
+def parameters_of(layer: Attention) -> list[tuple[str, nnx.Param]]:
+    flat = nnx.to_flat_state(nnx.state(layer, nnx.Param))
+    return [("/".join(map(str, path)), param) for path, param in flat]
+
+
+def drawn(config: AttentionConfig, *, dim: int) -> Attention:
+    """Return a layer of random weights."""
+    layer = Attention(config, dim=dim, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    for i, (_, param) in enumerate(parameters_of(layer)):
+        param.set_value(jnp.asarray(0.5 * normal(*param.shape, seed=i)))
+    return layer
+
+
+NORM = Norm(kind="rms", eps=0.5)
+LAYERS: dict[str, dict] = {
+    "plain": {},
+    "biases": {"qkv_bias": True, "out_bias": True},
+    "rope": {"rope": ROPE},
+    "window": {"rope": ROPE, "window": 2},
+    "norm per head": {"rope": ROPE, "qk_norm": NORM},
+    "norms of each head": {"rope": ROPE, "qk_norm": NORM, "qk_norm_over": "each"},
+    "norm of all heads": {"rope": ROPE, "qk_norm": NORM, "qk_norm_over": "all"},
+}
+
+
+@pytest.mark.parametrize("change", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_layer_against_the_definition(change, causal):
+    config = dataclasses.replace(CONFIG, **change)
+    layer, hidden = drawn(config, dim=10), normal(BATCH, SEQ, 10, seed=99)
+    expected = by_definition(layer, hidden, causal=causal)
+    got = layer(jnp.asarray(hidden), at(config, causal=causal))
+    assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("over", "query", "key"),
+    [("head", (6,), (6,)), ("each", (4, 6), (2, 6)), ("all", (24,), (12,))],
+)
+def test_shapes_of_the_norms_of_queries_and_keys(over, query, key):
+    config = dataclasses.replace(CONFIG, qk_norm=NORM, qk_norm_over=over)
+    layer = Attention(config, dim=10, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    norms = {name: weight.shape for name, weight in parameters_of(layer) if "norm" in name}
+    assert norms == {"q_norm/scale": query, "k_norm/scale": key}

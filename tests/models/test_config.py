@@ -1,107 +1,115 @@
 import dataclasses
+import re
 
 import pytest
 
-from ilo_jax.models.config import DecoderConfig, EncoderConfig, Key, Rope, read_keys
-
-DECODER = DecoderConfig(
-    vocab=10,
-    dim=8,
-    layers=1,
-    heads=4,
-    kv_heads=2,
-    head_dim=6,
-    mlp_dim=12,
-    activation="silu",
-    norm_eps=1e-5,
-    max_positions=16,
-    rope=Rope(theta=500.0, scaling=None),
-    attention_bias=False,
-    mlp_bias=False,
-    head="tied",
+from ilo_jax.models.config import (
+    AttentionConfig,
+    BlockConfig,
+    DynamicScaling,
+    EmbeddingConfig,
+    HeadConfig,
+    LongScaling,
+    MlpConfig,
+    ModelConfig,
+    Norm,
+    Rope,
 )
-ENCODER = EncoderConfig(
-    vocab=10,
-    dim=8,
-    layers=1,
-    heads=4,
-    mlp_dim=12,
-    activation="gelu",
-    norm_eps=1e-5,
-    max_positions=16,
-    token_types=2,
+
+NORM = Norm(kind="rms", eps=1e-5)
+ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_dim=6, scale=0.5)
+BLOCK = BlockConfig(
+    attention=ATTENTION, mlp=MlpConfig(dim=12, activation="silu"), norm=NORM, norm_place="pre"
 )
-KEYS = {
-    "size": Key(int),
-    "eps": Key((int, float), 1e-6),
-    "kind": Key(str, "plain", ("plain", "fancy")),
-    "tied": Key(bool, False),
-}
+LONG = LongScaling(
+    short_factor=(1.0, 1.0),
+    long_factor=(2.0, 3.0),
+    original_positions=16,
+    attention_factor=1.0,
+)
+PARALLEL = "parallel blocks need norm_place 'pre', and a shared norm needs a parallel block"
 
 
-def read(raw: dict) -> dict:
-    return read_keys(raw, KEYS, inert=["comment"], where="a test")
+def test_sizes_of_a_model_are_those_of_its_parts():
+    config = ModelConfig(
+        causal=True,
+        embedding=EmbeddingConfig(vocab=10, dim=8, inner_dim=4),
+        blocks=(BLOCK,) * 3,
+        final_norm=NORM,
+        head=HeadConfig(kind="tied"),
+        max_positions=None,
+    )
+    assert (config.layers, config.dim, config.vocab) == (3, 8, 10)
 
 
-def test_values_are_read_and_inert_keys_left():
-    raw = {"size": 3, "eps": 0.5, "kind": "fancy", "tied": True, "comment": [1]}
-    assert read(raw) == {"size": 3, "eps": 0.5, "kind": "fancy", "tied": True}
-
-
-@pytest.mark.parametrize("raw", [{"size": 3}, {"size": 3, "eps": None, "kind": None, "tied": None}])
-def test_defaults_stand_for_absent_and_null(raw):
-    assert read(raw) == {"size": 3, "eps": 1e-6, "kind": "plain", "tied": False}
-
-
-def test_an_integer_is_a_number_where_numbers_are_read():
-    assert read({"size": 3, "eps": 1})["eps"] == 1
+def test_configs_of_equal_mechanisms_are_one_key():
+    """The layout of a model is computed once per distinct attention."""
+    assert len({ATTENTION, dataclasses.replace(ATTENTION)}) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "problem"),
+    ("config", "change", "message"),
     [
-        ({"extra": 1}, "extra: unknown key"),
-        ({"size": None}, "size: missing"),
-        ({"size": "3"}, "size: must be int, got '3'"),
-        ({"size": 3.0}, "size: must be int, got 3.0"),
-        ({"size": True}, "size: must be int, got True"),
-        ({"eps": True}, "eps: must be int or float, got True"),
-        ({"eps": "small"}, "eps: must be int or float, got 'small'"),
-        ({"tied": 1}, "tied: must be bool, got 1"),
-        ({"kind": 7}, "kind: must be str, got 7"),
-        ({"kind": "odd"}, "kind: must be one of ['plain', 'fancy'], got 'odd'"),
+        (NORM, {"kind": "batch"}, 'kind of a norm must be "rms" or "layer", got \'batch\''),
+        (ATTENTION, {"kv_heads": 3}, "heads (4) must be a multiple of kv_heads, 3"),
+        (
+            ATTENTION,
+            {"rope": Rope(theta=5.0, dims=8)},
+            "rotary dims (8) must be at most head_dim, 6",
+        ),
+        (
+            ATTENTION,
+            {"qk_norm_over": "heads"},
+            "qk_norm_over must be one of ('head', 'each', 'all'), got 'heads'",
+        ),
+        (
+            EmbeddingConfig(vocab=10, dim=3),
+            {"positions": "sinusoidal"},
+            "sinusoidal positions need at least 4 dims, got 3",
+        ),
+        (
+            Rope(theta=5.0, dims=2),
+            {"scaling": DynamicScaling(factor=2.0, original_positions=8)},
+            "dynamic scaling needs at least 4 rotary dims, got 2",
+        ),
+        (BLOCK, {"norm_place": "in"}, "norm_place must be one of ('pre', 'post', 'out', "),
+        (BLOCK, {"parallel": True, "norm_place": "post"}, PARALLEL),
+        (BLOCK, {"parallel": True, "norm_place": "out"}, PARALLEL),
+        (BLOCK, {"parallel": True, "norm_place": "sandwich"}, PARALLEL),
+        (BLOCK, {"shared_norm": True}, PARALLEL),
+        (
+            EmbeddingConfig(vocab=10, dim=8),
+            {"positions": "rope"},
+            "positions must be one of ('none', 'learned', 'sinusoidal'), got 'rope'",
+        ),
+        (
+            HeadConfig(kind="tied"),
+            {"kind": "free"},
+            'kind of a head must be "tied", "own" or "none", got \'free\'',
+        ),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_one_problem_is_the_whole_message(change, problem):
-    with pytest.raises(ValueError, match=r"^cannot read a test:\n") as error:
-        read({"size": 3} | change)
-    assert str(error.value) == f"cannot read a test:\n  {problem}"
+def test_impossible_mechanism_is_refused(config, change, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        dataclasses.replace(config, **change)
 
 
-def test_all_problems_come_at_once():
-    with pytest.raises(ValueError, match=r"^cannot read a test:\n") as error:
-        read({"zeta": 1, "alpha": 2, "eps": "small", "kind": "odd"})
-    assert str(error.value).splitlines() == [
-        "cannot read a test:",
-        "  alpha: unknown key",
-        "  zeta: unknown key",
-        "  size: missing",
-        "  eps: must be int or float, got 'small'",
-        "  kind: must be one of ['plain', 'fancy'], got 'odd'",
-    ]
+@pytest.mark.parametrize("dims", [-2, 0, 1, 5])
+def test_rotary_dims_come_in_pairs(dims):
+    message = f"^rotary positions need an even number of dims, got {dims}$"
+    with pytest.raises(ValueError, match=message):
+        Rope(theta=500.0, dims=dims)
 
 
-def test_heads_must_share_key_value_heads_evenly():
-    with pytest.raises(ValueError, match=r"^heads \(4\) must be a multiple of kv_heads, 3$"):
-        dataclasses.replace(DECODER, kv_heads=3)
+@pytest.mark.parametrize(
+    ("short", "long"), [((1.0,), (2.0, 3.0)), ((1.0, 1.0), (2.0,)), ((), (1.0, 2.0, 3.0))]
+)
+def test_longrope_has_a_factor_for_every_pair(short, long):
+    scaling = dataclasses.replace(LONG, short_factor=short, long_factor=long)
+    message = f"short_factor and long_factor must have 2 values, got {len(short)} and {len(long)}"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Rope(theta=500.0, dims=4, scaling=scaling)
 
 
-def test_rotary_heads_must_be_even():
-    with pytest.raises(ValueError, match=r"^head_dim must be even for rotary positions, got 5$"):
-        dataclasses.replace(DECODER, head_dim=5)
-
-
-def test_encoder_width_must_split_into_heads():
-    with pytest.raises(ValueError, match=r"^dim \(8\) must be a multiple of heads, 3$"):
-        dataclasses.replace(ENCODER, heads=3)
+def test_longrope_of_every_pair_is_accepted():
+    assert Rope(theta=500.0, dims=4, scaling=LONG).scaling == LONG

@@ -16,41 +16,27 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from ilo_jax.models import e5_small, hf
-from ilo_jax.models.decoder import Decoder
-from ilo_jax.models.encoder import Encoder
-from ilo_jax.models.families import family_of
-from ilo_jax.sharding import along_data, data_mesh, replicated
+from ilo_jax.models import checkpoint, e5_small, hf, parameters
+from ilo_jax.sharding import make_mesh
+from tests.models.variants import VARIANTS
 
-VARIANTS = ["mha", "gqa", "wide", "tied", "biases", "llama3", "bare", "bert", "masked_lm"]
 SCRIPTS = """eng_Latn rus_Cyrl tel_Telu tha_Thai zho_Hans hin_Deva sin_Sinh urd_Arab""".split()
 REAL_TOLERANCE = 1e-4
 """Of the norm of a hidden state's pooled vectors, on real weights."""
 
-ONE = replicated(data_mesh(1))
-
-
-def weights_of(model) -> dict[str, jax.Array]:
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {"/".join(map(str, keys)): variable[...] for keys, variable in flat}
+ONE = make_mesh(data=1)
 
 
 def assert_same_weights(got, expected) -> None:
-    got, expected = weights_of(got), weights_of(expected)
+    got, expected = parameters.weights(got), parameters.weights(expected)
     assert got.keys() == expected.keys()
     for path, weight in got.items():
         assert weight.dtype == expected[path].dtype
         assert np.array_equal(weight, expected[path]), path
-
-
-def torch_name(raw: dict, path: str, model: hf.Model, *, bare: bool) -> str:
-    name = family_of(raw).weights(model.config)[path]
-    return name.removeprefix(family_of(raw).prefix) if bare else name
 
 
 @pytest.fixture
@@ -76,69 +62,43 @@ def rewritten(copied) -> Callable[..., Path]:
 # Every weight is placed
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_weight_is_the_tensor_of_torch(tiny, ours, variant):
-    folder, theirs = tiny(variant)
-    raw, model = hf.raw_config(folder), ours(variant)
-    placed = set()
-    tensors = theirs.state_dict()
-    for path, weight in weights_of(model).items():
-        name = torch_name(raw, path, model, bare=variant in {"bare", "bert"})
-        tensor = tensors[name].numpy()
-        assert np.array_equal(weight, tensor.T if path.endswith("/kernel") else tensor), path
-        placed.add(name)
-    unused = {name for name, _ in theirs.named_parameters()} - placed
-    assert all(name.startswith(("pooler.", "cls.")) for name in unused)
-
-
-def test_weights_are_declared_for_no_other_path(tiny, ours):
-    for variant in VARIANTS:
-        declared = family_of(hf.raw_config(tiny(variant).folder)).weights(ours(variant).config)
-        assert declared.keys() == weights_of(ours(variant)).keys()
-
-
-@pytest.mark.parametrize("variant", ["biases", "masked_lm"])
+@pytest.mark.parametrize("variant", ["llama-biases", "bert-mlm"])
 def test_sharded_files_give_the_same_weights(tiny, ours, tmp_path, variant):
     tiny(variant).torch.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert len(hf.weight_files(tmp_path)) > 2
-    assert_same_weights(hf.load(tmp_path, sharding=ONE), ours(variant))
+    assert len(checkpoint.weight_files(tmp_path)) > 2
+    assert_same_weights(hf.load(tmp_path, mesh=ONE), ours(variant))
 
 
 def test_index_decides_which_files_are_read(tiny, ours, tmp_path):
-    tiny("gqa").torch.save_pretrained(tmp_path, max_shard_size="20KB")
+    tiny("llama-gqa").torch.save_pretrained(tmp_path, max_shard_size="20KB")
     save_file({"other": np.zeros(1)}, tmp_path / "adapter.safetensors")
-    assert_same_weights(hf.load(tmp_path, sharding=ONE), ours("gqa"))
+    assert_same_weights(hf.load(tmp_path, mesh=ONE), ours("llama-gqa"))
 
 
-def test_bfloat16_file_is_read_exactly(tiny, tmp_path):
-    theirs = copy.deepcopy(tiny("biases").torch).bfloat16()
-    theirs.save_pretrained(tmp_path)
-    raw, tensors = hf.raw_config(tmp_path), theirs.state_dict()
-    wide = hf.load(tmp_path, sharding=ONE)
-    narrow = hf.load(tmp_path, sharding=ONE, dtype=jnp.bfloat16)
-    for path, weight in weights_of(wide).items():
-        tensor = tensors[torch_name(raw, path, wide, bare=False)]
-        tensor = tensor.T if path.endswith("/kernel") else tensor
-        assert weight.dtype == jnp.float32
-        assert np.array_equal(weight, tensor.float().numpy())
-        half = np.asarray(weights_of(narrow)[path])
-        assert half.dtype == ml_dtypes.bfloat16
-        bits = tensor.contiguous().view(torch.int16).numpy()
-        assert np.array_equal(half.view(np.int16), bits)
+def test_bfloat16_file_is_read_exactly(tiny, ours, tmp_path):
+    copy.deepcopy(tiny("llama-biases").torch).bfloat16().save_pretrained(tmp_path)
+    wide = parameters.weights(hf.load(tmp_path, mesh=ONE))
+    narrow = parameters.weights(hf.load(tmp_path, mesh=ONE, dtype=jnp.bfloat16))
+    for path, weight in parameters.weights(ours("llama-biases")).items():
+        half = np.asarray(weight).astype(ml_dtypes.bfloat16)
+        assert wide[path].dtype == jnp.float32
+        assert np.array_equal(wide[path], half.astype(np.float32))
+        assert narrow[path].dtype == jnp.bfloat16
+        assert np.array_equal(np.asarray(narrow[path]).view(np.int16), half.view(np.int16))
 
 
 @pytest.mark.parametrize(
     ("variant", "extra", "expected"),
     [
         (
-            "gqa",
+            "llama-gqa",
             ["model.layers.0.self_attn.rotary_emb.inv_freq"],
             ["model.layers.0.self_attn.rotary_emb.inv_freq"],
         ),
-        ("tied", ["lm_head.weight"], ["lm_head.weight"]),
-        ("bare", ["lm_head.weight"], ["lm_head.weight"]),
+        ("llama-tied", ["lm_head.weight"], ["lm_head.weight"]),
+        ("llama-bare", ["lm_head.weight"], ["lm_head.weight"]),
         (
-            "bert",
+            "bert-model",
             ["embeddings.position_ids", "classifier.weight"],
             [
                 "classifier.weight",
@@ -148,18 +108,9 @@ def test_bfloat16_file_is_read_exactly(tiny, tmp_path):
             ],
         ),
         (
-            "masked_lm",
+            "bert-mlm",
             ["bert.embeddings.position_ids", "bert.pooler.dense.bias", "qa_outputs.bias"],
-            [
-                "bert.embeddings.position_ids",
-                "bert.pooler.dense.bias",
-                "cls.predictions.bias",
-                "cls.predictions.transform.LayerNorm.bias",
-                "cls.predictions.transform.LayerNorm.weight",
-                "cls.predictions.transform.dense.bias",
-                "cls.predictions.transform.dense.weight",
-                "qa_outputs.bias",
-            ],
+            ["bert.embeddings.position_ids", "bert.pooler.dense.bias", "qa_outputs.bias"],
         ),
     ],
 )
@@ -168,95 +119,132 @@ def test_tensors_that_are_not_ours_are_named_in_the_log(
 ):
     folder = rewritten(variant, {name: np.ones(3, np.float32) for name in extra})
     with caplog.at_level("INFO", logger="ilo_jax.models.hf"):
-        model = hf.load(folder, sharding=ONE)
+        model = hf.load(folder, mesh=ONE)
     assert caplog.messages == [f"not used: {', '.join(expected)}"]
     assert_same_weights(model, ours(variant))
 
 
 def test_nothing_is_logged_where_everything_is_placed(tiny, caplog):
     with caplog.at_level("INFO", logger="ilo_jax.models.hf"):
-        hf.load(tiny("gqa").folder, sharding=ONE)
+        hf.load(tiny("llama-gqa").folder, mesh=ONE)
     assert not caplog.messages
 
 
-# Over devices
+@pytest.mark.parametrize("data", [1, 2])
+def test_model_stays_as_it_is_when_its_file_changes(copied, ours, data):
+    folder = copied("llama-gqa")
+    model = hf.load(folder, mesh=make_mesh(data=data))
+    with (folder / "model.safetensors").open("r+b") as stream:
+        stream.seek(-60_000, os.SEEK_END)
+        stream.write(bytes(60_000))
+    assert_same_weights(model, ours("llama-gqa"))
 
 
-def test_replicated_load_puts_every_weight_on_four_devices(tiny, ours):
-    mesh = data_mesh(4)
-    model = hf.load(tiny("gqa").folder, sharding=replicated(mesh))
-    assert_same_weights(model, ours("gqa"))
-    for path, weight in weights_of(model).items():
-        assert weight.sharding == replicated(mesh)
-        copies = {shard.device: np.asarray(shard.data) for shard in weight.addressable_shards}
-        assert copies.keys() == set(mesh.devices.ravel())
-        for each in copies.values():
-            assert np.array_equal(each, weights_of(ours("gqa"))[path])
+# Over devices: more of it in test_meshes.py
 
 
-def test_split_load_puts_a_quarter_of_every_weight_on_each_device(tiny, ours):
-    model = hf.load(tiny("biases").folder, sharding=along_data(data_mesh(4)))
-    assert_same_weights(model, ours("biases"))
-    for weight in weights_of(model).values():
-        assert {shard.data.shape[0] for shard in weight.addressable_shards} == {weight.shape[0] / 4}
-
-
-@pytest.mark.parametrize(
-    ("axis", "shards"), [(None, 1), ("model", 2), (("data", "model"), 4)], ids=str
-)
-def test_each_distinct_shard_is_read_once(tiny, monkeypatch, axis, shards):
+@pytest.mark.parametrize(("data", "model", "fsdp"), [(2, 1, False), (1, 2, False), (2, 2, True)])
+def test_each_distinct_shard_is_read_once(tiny, monkeypatch, data, model, fsdp):
     reads = []
 
-    class Recorded:
-        def __init__(self, *args, **kwargs):
-            self.file = safe_open(*args, **kwargs)
+    class Recorded(checkpoint.Mapped):
+        def tensor(self, name):
+            class Tensor(np.ndarray):
+                def __getitem__(self, index):
+                    reads.append((name, str(index)))
+                    return np.asarray(self)[index]
 
-        def __enter__(self):
-            self.file.__enter__()
-            return self
+            return super().tensor(name).view(Tensor)
 
-        def __exit__(self, *args):
-            self.file.__exit__(*args)
-
-        def keys(self):
-            return self.file.keys()
-
-        def get_slice(self, name):
-            return RecordedSlice(self.file.get_slice(name), name)
-
-    class RecordedSlice:
-        def __init__(self, tensor, name):
-            self.tensor, self.name = tensor, name
-
-        def get_shape(self):
-            return self.tensor.get_shape()
-
-        def __getitem__(self, index):
-            block = self.tensor[index]
-            reads.append((self.name, block.size))
-            return block
-
-    safe_open = hf.safe_open
-    monkeypatch.setattr(hf, "safe_open", Recorded)
-    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    sharding = NamedSharding(mesh, PartitionSpec(axis))
-    weights = weights_of(hf.load(tiny("gqa").folder, sharding=sharding))
-    assert len(reads) == len(weights) * shards
-    assert sum(size for _, size in reads) == sum(weight.size for weight in weights.values())
+    monkeypatch.setattr(hf, "Mapped", Recorded)
+    mesh = make_mesh(data=data, model=model)
+    weights = parameters.weights(hf.load(tiny("llama-gqa").folder, mesh=mesh, fsdp=fsdp))
+    distinct = {(p, str(s.index)) for p, w in weights.items() for s in w.addressable_shards}
+    assert len(reads) == len(set(reads)) == len(distinct)
 
 
-def test_build_draws_a_model_of_the_configuration(ours):
-    for variant, kind in (("gqa", Decoder), ("bert", Encoder)):
-        config = ours(variant).config
-        first, again, other = (
-            hf.build(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(seed)) for seed in (0, 0, 1)
-        )
-        assert isinstance(first, kind)
-        assert first.config == config
-        assert weights_of(first).keys() == weights_of(ours(variant)).keys()
-        assert {weight.dtype for weight in weights_of(first).values()} == {jnp.dtype(jnp.bfloat16)}
-        assert_same_weights(first, again)
-        assert not np.array_equal(first.embed.embedding[...], other.embed.embedding[...])
+# Back again
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_saved_model_is_the_same_in_torch_and_in_ours(tiny, ours, tmp_path, variant):
+    theirs = tiny(variant).torch
+    hf.save(ours(variant), tmp_path / "saved", like=tiny(variant).folder, file_bytes=20_000)
+    assert len(checkpoint.weight_files(tmp_path / "saved")) > 1
+    assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE), ours(variant))
+    back, report = type(theirs).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    placed, expected = back.state_dict(), theirs.state_dict()
+    assert placed.keys() == expected.keys()
+    assert all("pooler" in name for name in report["missing_keys"])
+    assert not report["unexpected_keys"]
+    for name, tensor in expected.items():
+        assert torch.equal(placed[name], tensor) or "pooler" in name, name
+
+
+def test_saved_bfloat16_keeps_its_bits(tiny, tmp_path):
+    folder = tiny("gpt_neox-quarter").folder
+    model = hf.load(folder, mesh=ONE, dtype=jnp.bfloat16)
+    hf.save(model, tmp_path / "saved", like=folder)
+    assert hf.raw_config(tmp_path / "saved")["dtype"] == "bfloat16"
+    assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE, dtype=jnp.bfloat16), model)
+    back = type(tiny("gpt_neox-quarter").torch).from_pretrained(tmp_path / "saved", dtype="auto")
+    for name, tensor in tiny("gpt_neox-quarter").torch.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor.bfloat16()), name
+
+
+def test_saved_from_a_mesh_is_gathered(tiny, ours, tmp_path):
+    folder = tiny("bloom-four").folder
+    model = hf.load(folder, mesh=make_mesh(data=2, model=2), fsdp=True)
+    hf.save(model, tmp_path / "saved", like=folder)
+    assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE), ours("bloom-four"))
+
+
+def test_tokenizer_is_carried_along(tokenized, ours, tmp_path):
+    (tokenized / "tokenizer-files").mkdir()
+    (tokenized / "modeling.py").write_text("raise SystemExit")
+    hf.save(ours("llama-gqa"), tmp_path / "saved", like=tokenized)
+    names = {file.name for file in (tmp_path / "saved").iterdir()}
+    assert names == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert (tmp_path / "saved/tokenizer.json").read_text() == (
+        tokenized / "tokenizer.json"
+    ).read_text()
+    mode = tokenized.joinpath("config.json").stat().st_mode
+    assert {file.stat().st_mode for file in (tmp_path / "saved").iterdir()} == {mode}
+
+
+def test_nothing_is_overwritten(tiny, ours, tmp_path):
+    (tmp_path / "saved").mkdir()
+    message = f"{tmp_path / 'saved'} is there already; save to a new folder"
+    with pytest.raises(FileExistsError, match=f"^{re.escape(message)}$"):
+        hf.save(ours("llama-gqa"), tmp_path / "saved", like=tiny("llama-gqa").folder)
+
+
+def test_a_save_that_was_killed_leaves_no_folder(tiny, ours, tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    folder = tiny("llama-gqa").folder
+    monkeypatch.setattr(hf, "_carry_along", killed)
+    with pytest.raises(KeyboardInterrupt):
+        hf.save(ours("llama-gqa"), tmp_path / "saved", like=folder)
+    assert not (tmp_path / "saved").exists()
+    monkeypatch.undo()
+    hf.save(ours("llama-gqa"), tmp_path / "saved", like=folder)
+    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+
+
+def test_model_of_another_configuration_is_not_saved(tiny, ours, tmp_path):
+    like = tiny("llama-mha").folder
+    message = f"the model to be saved is not of the configuration in {like}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.save(ours("llama-gqa"), tmp_path / "saved", like=like)
+    assert not list(tmp_path.iterdir())
 
 
 # What is refused
@@ -268,41 +256,41 @@ def test_missing_and_unexpected_weights_are_named_together(rewritten):
         "model.layers.1.mlp.up_proj.weight": None,
         "model.layers.2.mlp.up_proj.weight": np.zeros((48, 32), np.float32),
     }
-    folder = rewritten("gqa", changes)
+    folder = rewritten("llama-gqa", changes)
     message = (
         f"the weights in {folder} do not fit its config.json: "
         "missing ['model.layers.1.mlp.up_proj.weight', 'model.norm.weight'], "
         "unexpected ['model.layers.2.mlp.up_proj.weight']"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.load(folder, sharding=ONE)
+        hf.load(folder, mesh=ONE)
 
 
 def test_missing_weight_is_refused(rewritten):
     message = r"missing \['bert.embeddings.LayerNorm.bias'\], unexpected none$"
     with pytest.raises(ValueError, match=message):
-        hf.load(rewritten("masked_lm", {"bert.embeddings.LayerNorm.bias": None}), sharding=ONE)
+        hf.load(rewritten("bert-mlm", {"bert.embeddings.LayerNorm.bias": None}), mesh=ONE)
 
 
 @pytest.mark.parametrize(
     ("variant", "name"),
     [
-        ("gqa", "model.layers.0.self_attn.q_proj.bias"),
-        ("gqa", "model.layers.0.self_attn.q_norm.weight"),
-        ("gqa", "lm_head.bias"),
-        ("bert", "encoder.layer.0.attention.self.distance_embedding.weight"),
-        ("masked_lm", "embeddings.LayerNorm.gamma"),
+        ("llama-gqa", "model.layers.0.self_attn.q_proj.bias"),
+        ("llama-gqa", "model.layers.0.self_attn.q_norm.weight"),
+        ("llama-gqa", "lm_head.bias"),
+        ("bert-model", "encoder.layer.0.attention.self.distance_embedding.weight"),
+        ("bert-mlm", "embeddings.LayerNorm.gamma"),
     ],
 )
 def test_unexpected_weight_is_refused(rewritten, variant, name):
     message = rf"missing none, unexpected \['{name}'\]$"
     with pytest.raises(ValueError, match=message):
-        hf.load(rewritten(variant, {name: np.zeros(32, np.float32)}), sharding=ONE)
+        hf.load(rewritten(variant, {name: np.zeros(32, np.float32)}), mesh=ONE)
 
 
 def test_head_that_config_promises_is_not_replaced_by_the_embedding(rewritten):
     with pytest.raises(ValueError, match=r"missing \['lm_head.weight'\], unexpected none$"):
-        hf.load(rewritten("gqa", {"lm_head.weight": None}), sharding=ONE)
+        hf.load(rewritten("llama-gqa", {"lm_head.weight": None}), mesh=ONE)
 
 
 @pytest.mark.parametrize(
@@ -314,22 +302,22 @@ def test_head_that_config_promises_is_not_replaced_by_the_embedding(rewritten):
     ],
 )
 def test_misshapen_weight_is_refused(rewritten, name, expected, got):
-    folder = rewritten("gqa", {name: np.zeros(got, np.float32)})
+    folder = rewritten("llama-gqa", {name: np.zeros(got, np.float32)})
     message = f"{name} in {folder / 'model.safetensors'} must have shape {expected}, got {got}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.load(folder, sharding=ONE)
+        hf.load(folder, mesh=ONE)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_not_finite_are_refused(tiny, rewritten, value):
     names = ["model.embed_tokens.weight", "model.norm.weight"]
-    tensors = load_file(tiny("gqa").folder / "model.safetensors")
+    tensors = load_file(tiny("llama-gqa").folder / "model.safetensors")
     for name in names:
         tensors[name].flat[7] = value
-    folder = rewritten("gqa", {name: tensors[name] for name in names})
+    folder = rewritten("llama-gqa", {name: tensors[name] for name in names})
     message = f"NaN or infinite weights in {folder}: {', '.join(names)}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.load(folder, sharding=ONE)
+        hf.load(folder, mesh=ONE)
 
 
 @pytest.mark.parametrize(
@@ -344,81 +332,81 @@ def test_weights_that_are_not_finite_are_refused(tiny, rewritten, value):
     ids=["last byte", "half", "header", "empty", "git-lfs pointer"],
 )
 def test_damaged_file_is_refused(copied, damage):
-    file = copied("gqa") / "model.safetensors"
+    file = copied("llama-gqa") / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
     message = f"^{re.escape(str(file))} is truncated or not safetensors: "
     with pytest.raises(ValueError, match=message):
-        hf.load(file.parent, sharding=ONE)
+        hf.load(file.parent, mesh=ONE)
 
 
 def test_tensor_in_two_files_is_refused(copied):
-    folder = copied("gqa")
+    folder = copied("llama-gqa")
     save_file({"model.norm.weight": np.zeros(32, np.float32)}, folder / "more.safetensors")
     message = r"more\.safetensors and .*model\.safetensors both hold model\.norm\.weight$"
     with pytest.raises(ValueError, match=message):
-        hf.load(folder, sharding=ONE)
+        hf.load(folder, mesh=ONE)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth"])
 def test_pickled_checkpoint_is_refused(copied, name):
-    folder = copied("gqa")
+    folder = copied("llama-gqa")
     (folder / "model.safetensors").rename(folder / name)
     message = (
         f"no *.safetensors in {folder}; {name} may run code when opened and is not read: convert "
         "it with transformers' AutoModel.from_pretrained(...).save_pretrained(...)"
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
-        hf.load(folder, sharding=ONE)
+        hf.load(folder, mesh=ONE)
 
 
 def test_folder_without_weights_is_refused(copied):
-    folder = copied("gqa")
+    folder = copied("llama-gqa")
     (folder / "model.safetensors").unlink()
     message = f"no *.safetensors in {folder}"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
-        hf.load(folder, sharding=ONE)
+        hf.load(folder, mesh=ONE)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": ["a"]}'])
 def test_damaged_index_is_refused(tiny, tmp_path, text):
-    folder = Path(shutil.copytree(tiny("gqa").folder, tmp_path / "model"))
+    folder = Path(shutil.copytree(tiny("llama-gqa").folder, tmp_path / "model"))
     (folder / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ValueError, match=r"index\.json is damaged, it must map tensors to files"):
-        hf.tensor_files(folder)
+        checkpoint.tensor_files(folder)
 
 
 def test_index_that_leads_elsewhere_is_refused(tiny, tmp_path):
     """Weights that the fingerprint does not cover are not read."""
-    folder = Path(shutil.copytree(tiny("gqa").folder, tmp_path / "model"))
+    folder = Path(shutil.copytree(tiny("llama-gqa").folder, tmp_path / "model"))
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "sub/model.safetensors"}}))
     with pytest.raises(ValueError, match=r"index\.json must name files beside it, got .*sub/model"):
-        hf.tensor_files(folder)
+        checkpoint.tensor_files(folder)
 
 
 def test_fingerprint_passes_over_folders(tiny, tmp_path):
-    folder = Path(shutil.copytree(tiny("gqa").folder, tmp_path / "model"))
+    folder = Path(shutil.copytree(tiny("llama-gqa").folder, tmp_path / "model"))
     expected = hf.fingerprint(folder)
     (folder / "tokenizer-files").mkdir()
     assert hf.fingerprint(folder) == expected
 
 
 def test_index_that_names_absent_files_is_refused(tiny, tmp_path):
-    tiny("gqa").torch.save_pretrained(tmp_path, max_shard_size="20KB")
-    absent = [hf.weight_files(tmp_path)[i] for i in (0, 2)]
+    tiny("llama-gqa").torch.save_pretrained(tmp_path, max_shard_size="20KB")
+    absent = [checkpoint.weight_files(tmp_path)[i] for i in (0, 2)]
     for file in absent:
         file.unlink()
     names = ", ".join(file.name for file in absent)
     message = f"model.safetensors.index.json names files that are not there: {names}"
     with pytest.raises(FileNotFoundError, match=f"{re.escape(message)}$"):
-        hf.load(tmp_path, sharding=ONE)
+        hf.load(tmp_path, mesh=ONE)
 
 
 def test_config_must_be_there(copied):
-    folder = copied("gqa")
+    folder = copied("llama-gqa")
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=f"^no config.json in {re.escape(str(folder))}$"):
-        hf.load(folder, sharding=ONE)
+        hf.load(folder, mesh=ONE)
 
 
 @pytest.mark.parametrize(
@@ -431,24 +419,24 @@ def test_config_must_be_there(copied):
     ],
 )
 def test_config_must_be_a_json_object(copied, text, message):
-    file = copied("gqa") / "config.json"
+    file = copied("llama-gqa") / "config.json"
     file.write_text(text)
     with pytest.raises(ValueError, match=f"^{re.escape(str(file))} {message}"):
-        hf.load(file.parent, sharding=ONE)
+        hf.load(file.parent, mesh=ONE)
 
 
 def test_config_with_an_unknown_key_is_refused(copied):
-    file = copied("gqa") / "config.json"
+    file = copied("llama-gqa") / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"qk_norm": True}))
     with pytest.raises(ValueError, match=r"gqa: cannot read config.json of model_type 'llama':\n"):
-        hf.load(file.parent, sharding=ONE)
+        hf.load(file.parent, mesh=ONE)
 
 
 # Names, fingerprints, tokenizers
 
 
 def test_folder_resolves_to_itself(tiny, monkeypatch):
-    folder = tiny("gqa").folder
+    folder = tiny("llama-gqa").folder
     assert hf.resolve(str(folder)) == folder
     monkeypatch.setenv("HOME", str(folder.parent))
     assert hf.resolve(f"~/{folder.name}") == folder
@@ -485,7 +473,7 @@ def test_only_what_is_read_is_fetched(monkeypatch, tmp_path, model, name, revisi
 
 
 def test_fingerprint_changes_with_one_byte(copied):
-    folder = copied("gqa")
+    folder = copied("llama-gqa")
     before = hf.fingerprint(folder)
     assert before.keys() == {"config.json", "model.safetensors"}
     content = bytearray((folder / "model.safetensors").read_bytes())
@@ -497,7 +485,7 @@ def test_fingerprint_changes_with_one_byte(copied):
 
 
 def test_fingerprint_covers_the_tokenizer_and_no_prose(copied):
-    folder = copied("gqa")
+    folder = copied("llama-gqa")
     before = hf.fingerprint(folder)
     (folder / "README.md").write_text("prose")
     assert hf.fingerprint(folder) == before
@@ -511,7 +499,7 @@ def tokenized(copied) -> Path:
     """Return a model folder with a tokenizer of three words."""
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 1, "space": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    folder = copied("gqa")
+    folder = copied("llama-gqa")
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder)
     return folder
 
@@ -612,7 +600,7 @@ def test_real_model_on_eight_scripts(flores, find):
     sentences = hf.load_tokenizer(folder)(texts)["input_ids"]
     theirs = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     expected = pooled_by_torch(theirs.eval(), sentences)
-    got = pooled_by_us(hf.load(folder, sharding=ONE), sentences)
+    got = pooled_by_us(hf.load(folder, mesh=ONE), sentences)
     assert got.shape == expected.shape
     for state, wanted in zip(got, expected, strict=True):
         assert np.linalg.norm(state - wanted) <= REAL_TOLERANCE * np.linalg.norm(wanted)

@@ -1,0 +1,58 @@
+"""One block of a transformer: attention and MLP, and where the norms stand."""
+
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ilo_jax.models.attention import Attention, Layout
+from ilo_jax.models.config import BlockConfig
+from ilo_jax.models.mlp import Mlp
+from ilo_jax.models.norm import Normalize
+
+
+def _apply(norm: Normalize | None, hidden: Array) -> Array:
+    return hidden if norm is None else norm(hidden)
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each added to the residual stream.
+
+    `attn_norm` and `mlp_norm` are of a layer's input, or of the stream after its sum
+    (Vaswani et al. 2017) where `norm_place` is "post"; `attn_out_norm` and `mlp_out_norm`
+    are of a layer's output.
+    """
+
+    def __init__(self, config: BlockConfig, *, dim: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        def norm(*places: str) -> Normalize | None:
+            wanted = config.norm_place in places
+            return Normalize(config.norm, dim, dtype=dtype) if wanted else None
+
+        self.config = config
+        self.attn_norm = norm("pre", "post", "sandwich")
+        self.attn = Attention(config.attention, dim=dim, dtype=dtype, rngs=rngs)
+        self.attn_out_norm = norm("out", "sandwich")
+        self.mlp_norm = None if config.shared_norm else norm("pre", "post", "sandwich")
+        self.mlp = Mlp(config.mlp, dim=dim, dtype=dtype, rngs=rngs)
+        self.mlp_out_norm = norm("out", "sandwich")
+
+    def __call__(
+        self, hidden: Float[Array, "batch seq dim"], at: Layout
+    ) -> Float[Array, "batch seq dim"]:
+        """Return the residual stream after the block."""
+        if self.config.parallel:
+            return self._parallel(hidden, at)
+        if self.config.norm_place == "post":
+            hidden = _apply(self.attn_norm, hidden + self.attn(hidden, at))
+            return _apply(self.mlp_norm, hidden + self.mlp(hidden))
+        update = self.attn(_apply(self.attn_norm, hidden), at)
+        hidden = hidden + _apply(self.attn_out_norm, update)
+        update = self.mlp(_apply(self.mlp_norm, hidden))
+        return hidden + _apply(self.mlp_out_norm, update)
+
+    def _parallel(
+        self, hidden: Float[Array, "batch seq dim"], at: Layout
+    ) -> Float[Array, "batch seq dim"]:
+        """Both layers read the stream as it is (Wang and Komatsuzaki 2021)."""
+        normed = _apply(self.attn_norm, hidden)
+        for_mlp = normed if self.config.shared_norm else _apply(self.mlp_norm, hidden)
+        return hidden + self.attn(normed, at) + self.mlp(for_mlp)

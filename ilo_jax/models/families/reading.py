@@ -1,0 +1,101 @@
+"""The strict reading of a Hugging Face config.json.
+
+A key is accepted only if the family says what it means or that it changes nothing; any
+other key, a missing one, a wrong type or a value that we do not compute is an error,
+never a silent default.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import NoneType
+from typing import Any, NamedTuple
+
+REQUIRED = object()
+"""Marks a key without which a config.json is refused."""
+
+
+class Key(NamedTuple):
+    """How one key of a config.json is read."""
+
+    facts: str
+    """The facts that its value becomes, separated by spaces; "": it is only checked."""
+    kind: type | tuple[type, ...]
+    """With `NoneType` among them, null is a value like others; else it is as if absent."""
+    default: Any = REQUIRED
+    """What the family's original code takes where the key is absent."""
+    allowed: Mapping[Any, Any] | tuple[Any, ...] = ()
+    """If not empty, the only values that we compute; a mapping says which fact each is."""
+    also: tuple[str, ...] = ()
+    """Other names of the key."""
+
+    @property
+    def kinds(self) -> tuple[type, ...]:
+        """Return the types that are accepted."""
+        return self.kind if isinstance(self.kind, tuple) else (self.kind,)
+
+    def given(self, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Return the key's values in a config.json, by the names they have there."""
+        names = [n for n in (name, *self.also) if n in raw]
+        return {n: raw[n] for n in names if raw[n] is not None or NoneType in self.kinds}
+
+    def problem(self, value: Any) -> str | None:
+        """Return what is wrong with a value, or None."""
+        if not isinstance(value, self.kinds) or (
+            isinstance(value, bool) and bool not in self.kinds
+        ):
+            names = ("null" if k is NoneType else k.__name__ for k in self.kinds)
+            return f"must be {' or '.join(names)}, got {value!r}"
+        if self.allowed and value not in self.allowed:
+            return f"must be one of {list(self.allowed)}, got {value!r}"
+        return None
+
+    def fact(self, value: Any) -> Any:
+        """Return what an accepted value means; an integer is a number where numbers are."""
+        if float in self.kinds and type(value) is int:
+            return float(value)
+        return self.allowed[value] if isinstance(self.allowed, Mapping) else value
+
+
+def only(value: Any, *, also: tuple[str, ...] = ()) -> Key:
+    """Return the key that decides nothing, as there is one value that we compute."""
+    kind = (int, float) if isinstance(value, float) else type(value)
+    return Key("", kind, value, (value,), also)
+
+
+def unsupported() -> Key:
+    """Return the key that must be absent or null."""
+    return Key("", NoneType, None)
+
+
+def read_keys(
+    raw: Mapping[str, Any], keys: Mapping[str, Key], *, inert: Iterable[str], where: str
+) -> dict[str, Any]:
+    """Return the facts that the keys give, defaults filled in.
+
+    Args:
+        raw: the parsed JSON object.
+        keys: the keys that are read, and how.
+        inert: keys that may be present and change no number that we compute.
+        where: what is being read, for the error message.
+
+    Raises:
+        ValueError: naming every unknown, missing, mistyped and unsupported key, and
+            two names of one key that disagree.
+    """
+    known = set(inert) | {n for name, key in keys.items() for n in (name, *key.also)}
+    problems = [f"{name}: unknown key" for name in sorted(set(raw) - known)]
+    facts = {}
+    for name, key in keys.items():
+        given = key.given(raw, name)
+        value = next(iter(given.values()), key.default)
+        if value is REQUIRED:
+            problems.append(f"{name}: missing")
+        elif any(other != value for other in given.values()):
+            different = " and ".join(f"{n} is {v!r}" for n, v in given.items())
+            problems.append(f"{name}: its names disagree: {different}")
+        elif given and (problem := key.problem(value)):
+            problems.append(f"{name}: {problem}")
+        else:
+            facts |= dict.fromkeys(key.facts.split(), key.fact(value))
+    if problems:
+        raise ValueError(f"cannot read {where}:\n  " + "\n  ".join(problems))
+    return facts

@@ -1,0 +1,27 @@
+"""The matrix product of every layer."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+
+def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
+    """Return the precision that keeps float32 products float32 on every backend."""
+    exact = jnp.dtype(dtype) == jnp.float32
+    return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
+
+
+def linear(
+    inputs: int, outputs: int, *, bias: bool, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """Return a layer that computes in the dtype of its weights."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        dtype=dtype,
+        param_dtype=dtype,
+        precision=matmul_precision(dtype),
+        rngs=rngs,
+    )

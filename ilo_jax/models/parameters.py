@@ -1,0 +1,71 @@
+"""The weights of a model by path, and how they lie on a mesh."""
+
+from collections.abc import Mapping
+
+import jax
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.typing import DTypeLike
+
+from ilo_jax import sharding
+from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.transformer import Transformer
+from ilo_jax.sharding import AnyMesh
+
+
+def build(config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Transformer:
+    """Return a randomly initialised model of a configuration."""
+    return Transformer(config, dtype=dtype, rngs=rngs)
+
+
+def abstract(config: ModelConfig, *, dtype: DTypeLike) -> Transformer:
+    """Return the model of a configuration with shapes in place of its weights."""
+    return nnx.eval_shape(lambda: build(config, dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+def shapes(model: Transformer) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shape and dtype of every weight of a model, which may be abstract, by path."""
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {
+        "/".join(map(str, keys)): jax.ShapeDtypeStruct(variable.shape, variable.dtype)
+        for keys, variable in flat
+    }
+
+
+def weights(model: Transformer) -> dict[str, jax.Array]:
+    """Return every weight of a model by its path, such as "layers/3/attn/q/kernel"."""
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {"/".join(map(str, keys)): variable.get_value() for keys, variable in flat}
+
+
+def put(model: Transformer, arrays: Mapping[str, jax.Array]) -> None:
+    """Give a model, which may be abstract, all its weights."""
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    state = [(keys, v.replace(arrays["/".join(map(str, keys))])) for keys, v in flat]
+    nnx.update(model, nnx.from_flat_state(state))
+
+
+def axis_counts(config: ModelConfig) -> dict[str, int]:
+    """Return how many parts each axis that a mesh may split has."""
+    block = config.blocks[0]
+    return {
+        "head": block.attention.heads,
+        "kv": block.attention.kv_heads,
+        "mlp": block.mlp.dim,
+        "vocab": config.vocab,
+    }
+
+
+def shardings(model: Transformer, mesh: AnyMesh, *, fsdp: bool) -> dict[str, NamedSharding]:
+    """Return how every weight of a model, which may be abstract, lies on a mesh.
+
+    Args:
+        model: of which only shapes are looked at.
+        mesh: with axes "data" and "model".
+        fsdp: whether weights are also split over "data".
+    """
+    counts = axis_counts(model.config)
+    return {
+        path: sharding.weight_sharding(path, like.shape, mesh, counts=counts, fsdp=fsdp)
+        for path, like in shapes(model).items()
+    }

@@ -1,0 +1,111 @@
+"""A transformer that shows its hidden states to a tap: every decoder and encoder that we read."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from ilo_jax.models.attention import layout
+from ilo_jax.models.block import Block
+from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.embedding import Embedding
+from ilo_jax.models.linear import linear, matmul_precision
+from ilo_jax.models.mlp import ACTIVATIONS
+from ilo_jax.models.norm import Normalize
+
+T = TypeVar("T")
+
+
+class Head(nnx.Module):
+    """From the last hidden state to scores of the vocabulary."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        head, dim, inner = config.head, config.dim, config.embedding.inner_dim
+        self.config = head
+        self.project = linear(dim, inner, bias=False, dtype=dtype, rngs=rngs) if inner else None
+        masked = head.activation is not None
+        self.dense = linear(dim, dim, bias=True, dtype=dtype, rngs=rngs) if masked else None
+        self.norm = Normalize(head.norm, dim, dtype=dtype) if head.norm else None
+        own = head.kind == "own"
+        self.out = (
+            linear(inner or dim, config.vocab, bias=False, dtype=dtype, rngs=rngs) if own else None
+        )
+        self.bias = nnx.Param(jnp.zeros(config.vocab, dtype)) if head.bias else None
+
+    def __call__(
+        self, hidden: Float[Array, "batch seq dim"], table: Float[Array, "vocab inner"]
+    ) -> Float[Array, "batch seq vocab"]:
+        """Return the scores; `table` is the token embedding, used where the head is tied."""
+        for layer in (self.project, self.dense):
+            hidden = hidden if layer is None else layer(hidden)
+        if self.config.activation is not None:
+            hidden = ACTIVATIONS[self.config.activation](hidden)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        scores = self._scores(hidden, table)
+        if self.bias is not None:
+            scores += self.bias[...][None, None]
+        scores *= self.config.scale
+        cap = self.config.softcap
+        return scores if cap is None else cap * jnp.tanh(scores / cap)
+
+    def _scores(self, hidden: Array, table: Array) -> Array:
+        if self.out is not None:
+            return self.out(hidden)
+        return jnp.einsum("bsd,vd->bsv", hidden, table, precision=matmul_precision(hidden.dtype))
+
+
+class Transformer(nnx.Module):
+    """A language model over packed rows, causal or not, put together from its mechanisms."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.embed = Embedding(config.embedding, dtype=dtype, rngs=rngs)
+        self.layers = nnx.List([
+            Block(block, dim=config.dim, dtype=dtype, rngs=rngs) for block in config.blocks
+        ])
+        final = config.final_norm
+        self.norm = Normalize(final, config.dim, dtype=dtype) if final else None
+        self.head = None if config.head.kind == "none" else Head(config, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch seq"],
+        positions: Int[Array, "batch seq"],
+        segments: Int[Array, "batch seq"],
+        *,
+        tap: Callable[[Float[Array, "batch seq dim"]], T],
+    ) -> list[T]:
+        """Return what the tap makes of each hidden state, embedding first.
+
+        Args:
+            tokens: token ids in [0, vocab).
+            positions: of each token inside its segment, from 0.
+            segments: which tokens belong together, from 1; 0 is padding.
+            tap: applied to the L + 1 states; the last is after the final norm.
+        """
+        kinds = (block.attention for block in self.config.blocks)
+        at = layout(kinds, positions, segments, causal=self.config.causal)
+        hidden = self.embed(tokens, positions)
+        taps = [tap(hidden)]
+        for i, block in enumerate(self.layers, 1):
+            hidden = block(hidden, at)
+            if i == self.config.layers and self.norm is not None:
+                hidden = self.norm(hidden)
+            taps.append(tap(hidden))
+        return taps
+
+    def logits(self, final: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq vocab"]:
+        """Return the scores of each position's token from the last hidden state.
+
+        A decoder's are of the next token, an encoder's of the masked one.
+
+        Raises:
+            ValueError: if the checkpoint has no head.
+        """
+        if self.head is None:
+            raise ValueError("this checkpoint is a bare backbone: it has no head for logits")
+        return self.head(final, self.embed.tokens.embedding[...])

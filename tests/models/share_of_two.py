@@ -1,0 +1,75 @@
+"""One of two processes that load a model together: what it reads, and what it computes.
+
+    python share_of_two.py PROCESS PORT FOLDER BATCH OUTPUT
+
+Prints one JSON object; the model is saved to OUTPUT, gathered from both.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from ilo_jax.models import hf
+from ilo_jax.models.checkpoint import Mapped
+from ilo_jax.models.transformer import Transformer
+from ilo_jax.sharding import make_mesh, replicated
+
+reads: list[int] = []
+
+
+class Counting(np.ndarray):
+    """A tensor that counts the bytes it gives."""
+
+    def __getitem__(self, index):
+        block = np.asarray(self)[index]
+        reads.append(block.nbytes)
+        return block
+
+
+class Counted(Mapped):
+    """A file of such tensors."""
+
+    def tensor(self, name: str) -> np.ndarray:
+        return super().tensor(name).view(Counting)
+
+
+def load_and_compute(
+    folder: Path, batch: dict[str, np.ndarray], *, data: int, model: int, fsdp: bool
+) -> tuple[Transformer, dict[str, float]]:
+    """Load on a mesh over both processes; return the model, the bytes read and the error."""
+    reads.clear()
+    mesh = make_mesh(data=data, model=model)
+    loaded = hf.load(folder, mesh=mesh, fsdp=fsdp)
+
+    @nnx.jit(out_shardings=replicated(mesh))
+    def states(loaded, tokens, positions, segments):
+        return loaded(tokens, positions, segments, tap=lambda hidden: hidden)
+
+    names = ("tokens", "positions", "segments")
+    found = states(loaded, *(jax.device_put(batch[name], replicated(mesh)) for name in names))
+    error = np.abs(np.stack([np.asarray(state) for state in found]) - batch["states"]).max()
+    return loaded, {"read": sum(reads), "difference": float(error / np.abs(batch["states"]).max())}
+
+
+def main() -> None:
+    """Join the other process, and load on three meshes."""
+    process, port = int(sys.argv[1]), sys.argv[2]
+    folder, batch, output = map(Path, sys.argv[3:])
+    jax.config.update("jax_num_cpu_devices", 4)
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+    hf.Mapped = Counted
+    with np.load(batch) as arrays:
+        rows = dict(arrays)
+    _, tall = load_and_compute(folder, rows, data=1, model=8, fsdp=False)
+    _, wide = load_and_compute(folder, rows, data=2, model=4, fsdp=False)
+    model, split = load_and_compute(folder, rows, data=2, model=4, fsdp=True)
+    hf.save(model, output, like=folder)
+    sys.stdout.write("\n" + json.dumps({"1x8": tall, "2x4": wide, "2x4 fsdp": split}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Models over many devices, and over two processes: the same numbers, each with its share."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ilo_jax.models import hf, parameters
+from ilo_jax.sharding import make_mesh
+from tests.models.variants import SIZES, VARIANTS, family, perturb
+
+TOLERANCE = 1e-5
+"""Of the largest value on one device."""
+MESHES = {"8x1": (8, 1), "2x4": (2, 4), "1x8": (1, 8)}
+
+# One of every model type, on four devices along "model".
+ONE_OF_EACH = list({family(name): name for name in reversed(VARIANTS)}.values())
+
+
+def saved_llama(folder: Path, sizes: dict[str, Any]) -> Path:
+    model = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
+    perturb(model, seed=0)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eight_heads(tmp_path_factory) -> Path:
+    """Return a folder of a model whose every axis divides by eight."""
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}
+    return saved_llama(tmp_path_factory.mktemp("eight_heads"), SIZES | heads)
+
+
+@pytest.fixture(scope="module")
+def smol(tmp_path_factory) -> Path:
+    """Return a folder of a model with SmolLM2's heads and an odd vocabulary."""
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 72}
+    return saved_llama(tmp_path_factory.mktemp("smol"), SIZES | heads | {"vocab_size": 67})
+
+
+@nnx.jit
+def _states(model, tokens, positions, segments):
+    return model(tokens, positions, segments, tap=lambda hidden: hidden)
+
+
+def states(model, batch) -> np.ndarray:
+    """Return "layer batch seq dim"."""
+    return np.stack(jax.device_get(_states(model, *map(jnp.asarray, batch[:3]))))
+
+
+def assert_same_states(folder: Path, mesh, batch, *, fsdp: bool) -> None:
+    one = states(hf.load(folder, mesh=make_mesh(data=1)), batch)
+    many = states(hf.load(folder, mesh=mesh, fsdp=fsdp), batch)
+    assert np.abs(many - one).max() <= TOLERANCE * np.abs(one).max()
+
+
+def held(model) -> Counter:
+    """Return the bytes of weights on each device."""
+    shards = (s for w in parameters.weights(model).values() for s in w.addressable_shards)
+    bytes_on = Counter()
+    for shard in shards:
+        bytes_on[shard.device] += shard.data.nbytes
+    return bytes_on
+
+
+def nbytes(model, *, without: tuple[str, ...] = ()) -> int:
+    arrays = parameters.weights(model).items()
+    return sum(a.nbytes for path, a in arrays if not any(part in path for part in without))
+
+
+@pytest.mark.parametrize("fsdp", [False, True], ids=["", "fsdp"])
+@pytest.mark.parametrize("shape", MESHES)
+def test_mesh_gives_the_states_of_one_device(eight_heads, padded, shape, fsdp):
+    data, model = MESHES[shape]
+    assert_same_states(eight_heads, make_mesh(data=data, model=model), padded, fsdp=fsdp)
+
+
+@pytest.mark.parametrize("variant", ONE_OF_EACH)
+def test_every_family_over_two_by_four(tiny, padded, variant):
+    mesh = make_mesh(data=2, model=4)
+    assert_same_states(tiny(variant).folder, mesh, padded, fsdp=True)
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_heads_that_do_not_divide_stay_whole(smol, padded, shape):
+    data, model = MESHES[shape]
+    assert_same_states(smol, make_mesh(data=data, model=model), padded, fsdp=False)
+
+
+@pytest.mark.parametrize(("shape", "fsdp"), [("8x1", True), ("2x4", True), ("1x8", False)])
+def test_no_device_holds_more_than_its_share(eight_heads, shape, fsdp):
+    """All but the norms is split in eight, whichever way the mesh is cut."""
+    data, model = MESHES[shape]
+    loaded = hf.load(eight_heads, mesh=make_mesh(data=data, model=model), fsdp=fsdp)
+    norms = nbytes(loaded) - nbytes(loaded, without=("norm",))
+    share = norms + nbytes(loaded, without=("norm",)) // 8
+    assert held(loaded) == dict.fromkeys(jax.devices(), share)
+
+
+def test_share_where_heads_and_vocabulary_do_not_divide(smol):
+    """The MLP is split by its width, the vocabulary's matrices by theirs, attention not."""
+    loaded = hf.load(smol, mesh=make_mesh(data=1, model=8))
+    whole = nbytes(loaded) - nbytes(loaded, without=("norm", "attn"))
+    assert held(loaded) == dict.fromkeys(jax.devices(), whole + (nbytes(loaded) - whole) // 8)
+
+
+def test_what_is_not_split_is_named_in_the_log(smol, caplog):
+    with caplog.at_level("INFO", logger="ilo_jax.models.hf"):
+        hf.load(smol, mesh=make_mesh(data=1, model=8))
+    assert caplog.messages == [
+        "not split over 8 devices, as they do not divide: {'head': 9, 'kv': 3, 'vocab': 67}"
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_two_processes_read_a_share_each(eight_heads, padded, tmp_path):
+    one = hf.load(eight_heads, mesh=make_mesh(data=1))
+    batch = padded._asdict() | {"states": states(one, padded)}
+    np.savez(tmp_path / "batch.npz", **{k: v for k, v in batch.items() if k != "places"})
+    script, port = Path(__file__).with_name("share_of_two.py"), str(free_port())
+    places = [str(eight_heads), str(tmp_path / "batch.npz"), str(tmp_path / "saved")]
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(number), port, *places],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors
+    found = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+    everything = nbytes(one)
+    norms = everything - nbytes(one, without=("norm",))
+    half = norms + (everything - norms) // 2
+    for process in found:
+        assert {name: run["read"] for name, run in process.items()} == {
+            "1x8": half,
+            "2x4": everything,
+            "2x4 fsdp": half,
+        }
+        assert all(run["difference"] <= TOLERANCE for run in process.values())
+    saved = parameters.weights(hf.load(tmp_path / "saved", mesh=make_mesh(data=1)))
+    for path, weight in parameters.weights(one).items():
+        assert np.array_equal(saved[path], weight), path

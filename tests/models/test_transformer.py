@@ -1,0 +1,203 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from jax.extend.core import jaxprs_in_params
+
+from ilo_jax.models import hf
+from ilo_jax.models.parameters import weights
+from ilo_jax.sharding import along_data, make_mesh
+from tests.models.variants import VOCAB
+
+# Windows, ALiBi, positions added to embeddings, and scalings by the sentence's own length.
+APART = """llama-gqa llama-dynamic phi3-longrope gemma2-both bloom-six xglm-plain opt-projected
+    cohere2-mixed roberta-mlm""".split()
+
+
+@pytest.mark.parametrize("variant", APART)
+def test_segments_of_a_row_do_not_touch(assert_segments_apart, variant):
+    assert_segments_apart(variant)
+
+
+def changed(batch, *, start: int):
+    tokens = batch.tokens.copy()
+    tokens[:, start:] = (tokens[:, start:] + 1) % VOCAB
+    return batch._replace(tokens=tokens)
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "gemma2-both", "bloom-six", "gpt_neox-quarter"])
+def test_later_tokens_change_nothing(ours, forward, padded, variant):
+    before, logits = forward(ours(variant), padded)
+    after, other_logits = forward(ours(variant), changed(padded, start=20))
+    assert np.array_equal(after[:, :, :20], before[:, :, :20])
+    assert np.array_equal(other_logits[:, :20], logits[:, :20])
+    assert (after[:, 0, 20:] != before[:, 0, 20:]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("variant", ["bert-mlm", "xlm-roberta-model", "distilbert-model"])
+def test_later_tokens_are_seen_by_an_encoder(ours, forward, padded, variant):
+    before, _ = forward(ours(variant), padded)
+    after, _ = forward(ours(variant), changed(padded, start=47))
+    assert (after[1:, 0] != before[1:, 0]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("variant", ["mistral-window", "gemma3_text-mixed"])
+def test_tokens_before_the_window_are_seen_through_others_only(ours, forward, padded, variant):
+    window = ours(variant).config.blocks[0].attention.window
+    tokens = padded.tokens.copy()
+    tokens[:, 0] = (tokens[:, 0] + 1) % VOCAB
+    before, _ = forward(ours(variant), padded)
+    after, _ = forward(ours(variant), padded._replace(tokens=tokens))
+    seen = (after[1, 0] != before[1, 0]).any(axis=-1)
+    assert seen.tolist() == [place < window for place in range(len(seen))]
+    assert (after[2, 0] != before[2, 0]).any(axis=-1).sum() > window
+
+
+def test_positions_turn_the_heads_not_places_in_the_row(tiny, ours, forward, assert_close, padded):
+    """Neighbours in the row are seven positions apart."""
+    positions = np.tile(7 * np.arange(48, dtype=np.int32), (6, 1))
+    states, _ = forward(ours("llama-llama3"), padded._replace(positions=positions))
+    with torch.no_grad():
+        expected = tiny("llama-llama3").torch(
+            torch.from_numpy(padded.tokens[:1]).long(),
+            position_ids=torch.from_numpy(positions[:1]).long(),
+            output_hidden_states=True,
+        )
+    for state, wanted in zip(states, expected.hidden_states, strict=True):
+        assert_close(state[:1], wanted.numpy())
+    near, _ = forward(ours("llama-llama3"), padded)
+    assert np.abs(states[-1] - near[-1])[0].max() > 0.1
+
+
+def test_first_state_is_the_embedding_and_the_tap_sees_each(ours, packed):
+    model = ours("llama-gqa")
+    arrays = [jnp.asarray(a) for a in packed[:3]]
+    embedding = model.embed.tokens.embedding[...]
+    states = model(*arrays, tap=lambda hidden: hidden)
+    assert len(states) == model.config.layers + 1
+    assert np.array_equal(states[0], embedding[packed.tokens])
+    seen = model(*arrays, tap=lambda hidden: float(hidden.sum()))
+    assert seen == [float(state.sum()) for state in states]
+
+
+def test_the_last_state_is_after_the_final_norm(ours, forward, packed):
+    states, _ = forward(ours("opt-bare_norms"), packed)
+    assert np.abs(states[-1].mean(-1)).max() <= 1e-6
+    assert np.abs(states[-1].std(-1) - 1).max() <= 1e-3
+    assert np.abs(states[-2].std(-1) - 1).min() > 1e-3
+
+
+@pytest.mark.parametrize("variant", ["llama-bare", "gpt2-bare", "bert-model", "distilbert-model"])
+def test_a_bare_backbone_has_no_logits(ours, variant):
+    with pytest.raises(ValueError, match="bare backbone: it has no head for logits"):
+        ours(variant).logits(jnp.zeros((1, 1, 32)))
+
+
+def test_a_bfloat16_model_computes_in_bfloat16(tiny, packed):
+    model = hf.load(tiny("gemma2-both").folder, mesh=make_mesh(data=1), dtype=jnp.bfloat16)
+    assert {weight.dtype for weight in weights(model).values()} == {jnp.dtype(jnp.bfloat16)}
+    arrays = [jnp.asarray(a) for a in packed[:3]]
+    states = jax.eval_shape(lambda: model(*arrays, tap=lambda hidden: hidden))
+    assert {state.dtype for state in states} == {jnp.dtype(jnp.bfloat16)}
+    assert jax.eval_shape(model.logits, states[-1]).dtype == jnp.bfloat16
+
+
+def leaves(*modules: str, bias: bool) -> set[str]:
+    return {f"{module}/{w}" for module in modules for w in ("kernel", "bias")[: 1 + bias]}
+
+
+def norms(*modules: str, bias: bool) -> set[str]:
+    return {f"{module}/{w}" for module in modules for w in ("scale", "bias")[: 1 + bias]}
+
+
+def layers(names: set[str]) -> set[str]:
+    return {f"layers/{i}/{name}" for i in range(2) for name in names}
+
+
+QKVO = ("attn/q", "attn/k", "attn/v", "attn/o")
+PATHS = {
+    "llama-biases": {"embed/tokens/embedding", "norm/scale", "head/out/kernel"}
+    | layers(
+        leaves(*QKVO, "mlp/gate", "mlp/up", "mlp/down", bias=True)
+        | norms("attn_norm", "mlp_norm", bias=False)
+    ),
+    "bert-mlm": {f"embed/{table}/embedding" for table in ("tokens", "positions", "types")}
+    | norms("embed/norm", "head/norm", bias=True)
+    | {"head/dense/kernel", "head/dense/bias", "head/bias"}
+    | layers(
+        leaves(*QKVO, "mlp/up", "mlp/down", bias=True) | norms("attn_norm", "mlp_norm", bias=True)
+    ),
+    "opt-projected": {"embed/tokens/embedding", "embed/positions/embedding"}
+    | {"embed/project/kernel", "head/project/kernel"}
+    | layers(
+        leaves(*QKVO, "mlp/up", "mlp/down", bias=True) | norms("attn_norm", "mlp_norm", bias=True)
+    ),
+    "olmo2-gqa": {"embed/tokens/embedding", "norm/scale", "head/out/kernel"}
+    | layers(
+        leaves(*QKVO, "mlp/gate", "mlp/up", "mlp/down", bias=False)
+        | norms("attn_out_norm", "mlp_out_norm", "attn/q_norm", "attn/k_norm", bias=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", PATHS)
+def test_paths_name_the_weights(ours, variant):
+    assert set(weights(ours(variant))) == PATHS[variant]
+
+
+def equations(jaxpr):
+    """Yield every equation of a jaxpr, those of its inner functions included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jaxprs_in_params(eqn.params):
+            yield from equations(inner)
+
+
+def traced(model, packed):
+    def run(*arrays):
+        return model.logits(model(*arrays, tap=lambda hidden: hidden)[-1])
+
+    return list(equations(jax.make_jaxpr(run)(*map(jnp.asarray, packed[:3])).jaxpr))
+
+
+@pytest.mark.parametrize(
+    ("variant", "count"),
+    [
+        ("llama-biases", 2 * (7 + 2) + 1),
+        ("llama-tied", 2 * (7 + 2) + 1),
+        ("bert-mlm", 2 * (6 + 2) + 2),
+        ("opt-projected", 1 + 2 * (6 + 2) + 2),
+    ],
+)
+def test_every_float32_product_asks_for_full_precision(ours, packed, variant, count):
+    """The default is TF32 on a GPU and bfloat16 on a TPU; no CPU would tell."""
+    found = [e for e in traced(ours(variant), packed) if e.primitive.name == "dot_general"]
+    assert len(found) == count
+    highest = jax.lax.Precision.HIGHEST
+    assert {eqn.params["precision"] for eqn in found} == {(highest, highest)}
+
+
+@pytest.mark.parametrize(
+    ("variant", "kinds"), [("gemma3_text-default_pattern", 2), ("cohere2-pattern", 1)]
+)
+def test_blocks_that_attend_alike_share_their_rotations(ours, packed, variant, kinds):
+    model = ours(variant)
+    names = [eqn.primitive.name for eqn in traced(model, packed)]
+    assert names.count("cos") == names.count("sin") == kinds < model.config.layers
+
+
+def test_a_batch_over_four_devices_gives_the_same(tiny, ours, forward, assert_close, padded):
+    mesh = make_mesh(data=4)
+    model = hf.load(tiny("llama-gqa").folder, mesh=mesh)
+    spread = [jax.device_put(array[:4], along_data(mesh)) for array in padded[:3]]
+    got, logits = forward(model, padded._make([*spread, None]))
+    expected, expected_logits = forward(ours("llama-gqa"), padded)
+    assert_close(got, expected[:, :4])
+    assert_close(logits, expected_logits[:4])
+
+
+def test_a_model_is_a_pytree_of_its_weights(ours):
+    model = ours("llama-gqa")
+    assert len(jax.tree.leaves(nnx.state(model))) == len(weights(model))
