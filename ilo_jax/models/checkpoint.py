@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -10,6 +11,8 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
+
+from ilo_jax.sharding import together
 
 DTYPES: dict[str, type] = {
     "F64": np.float64,
@@ -40,7 +43,8 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{index} is damaged, it must map tensors to files: {error!r}"
             ) from error
     else:
-        files = sorted(folder.glob("*.safetensors"))
+        # The one that transformers reads; beside it may lie adapters, and other formats' files.
+        files = sorted(folder.glob("model.safetensors")) or sorted(folder.glob("*.safetensors"))
     if outside := [str(file) for file in files if file.parent != folder]:
         raise ValueError(f"{index} must name files beside it, got {', '.join(outside)}")
     absent = [file.name for file in files if not file.is_file()]
@@ -118,37 +122,43 @@ def split_by_size(sizes: Mapping[str, int], *, most: int) -> list[list[str]]:
 
 
 def write_tensors(
-    folder: Path,
+    folder: Path | None,
     sizes: Mapping[str, int],
     tensor: Callable[[str], Shaped[np.ndarray, "..."]],
     *,
     most: int,
-    write: bool,
 ) -> None:
     """Write tensors as one safetensors file, or several with an index.
 
     Args:
-        folder: to write into.
+        folder: to write into; None on a process that only takes part in gathering.
         sizes: of all tensors, in bytes.
         tensor: gives one; asked for each in turn, a file's worth is held at a time.
         most: bytes in one file.
-        write: whether this process writes; if not, it takes part in gathering only.
+
+    Raises:
+        OSError: if a file cannot be written.
+        RuntimeError: if it cannot on another process.
     """
     groups = split_by_size(sizes, most=most)
-    names = _file_names(len(groups))
-    files = tqdm(list(zip(names, groups, strict=True)), desc="saving", unit="file", disable=None)
-    for name, group in files:
+    files = dict(zip(_file_names(len(groups)), groups, strict=True))
+    for name, group in tqdm(files.items(), desc="saving", unit="file", disable=None):
         tensors = {key: tensor(key) for key in group}
-        if write:
-            save_file(tensors, folder / name, metadata={"format": "pt"})
-            # safetensors lets only the owner read it.
-            (folder / name).chmod(folder.stat().st_mode & 0o666)
-    if write and len(groups) > 1:
+        together(partial(_write_file, folder, name, tensors), what=f"writing {name}")
+    if folder is not None and len(groups) > 1:
         index = {
             "metadata": {"total_size": sum(sizes.values())},
-            "weight_map": {k: n for n, group in zip(names, groups, strict=True) for k in group},
+            "weight_map": {key: name for name, group in files.items() for key in group},
         }
         (folder / INDEX).write_text(json.dumps(index, indent=2))
+
+
+def _write_file(folder: Path | None, name: str, tensors: dict[str, np.ndarray]) -> None:
+    if folder is None:
+        return
+    save_file(tensors, folder / name, metadata={"format": "pt"})
+    # safetensors lets only the owner read it.
+    (folder / name).chmod(folder.stat().st_mode & 0o666)
 
 
 def _file_names(count: int) -> Sequence[str]:

@@ -70,6 +70,13 @@ class Llama3Scaling:
     high_freq_factor: float
     original_positions: int
 
+    def __post_init__(self):
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"low_freq_factor ({self.low_freq_factor}) must be below "
+                f"high_freq_factor, {self.high_freq_factor}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LongScaling:

@@ -1,13 +1,15 @@
-"""Hugging Face folders in: config, tokenizer, and every weight of the safetensors placed."""
+"""Hugging Face folders: config, tokenizer and weights in, and weights back out."""
 
 import hashlib
 import json
 import logging
+import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import huggingface_hub
 import jax
@@ -19,7 +21,7 @@ from jax.typing import DTypeLike
 from tqdm import tqdm
 
 from ilo_jax.models import parameters
-from ilo_jax.models.checkpoint import Mapped, tensor_files, write_tensors
+from ilo_jax.models.checkpoint import Mapped, tensor_files, weight_files, write_tensors
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.families import family_of, read_config
 from ilo_jax.models.placement import (
@@ -28,11 +30,12 @@ from ilo_jax.models.placement import (
     account,
     by_tensor,
     join,
+    refuse_other_head,
     sources,
     without_prefix,
 )
 from ilo_jax.models.transformer import Transformer
-from ilo_jax.sharding import unsplit
+from ilo_jax.sharding import agree, together, unsplit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,8 +44,10 @@ log = logging.getLogger(__name__)
 
 TOKENIZER = ["tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json"]
 TOKENIZER += ["vocab.json", "vocab.txt", "merges.txt"]
-FETCHED = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER]
-"""All that is ever fetched of a repository, and all that decides a hidden state."""
+FETCHED = ["config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER]
+"""All that is ever fetched of a repository."""
+DTYPES = ("float32", "bfloat16", "float16")
+"""In which a model may be held."""
 CARRIED = [*TOKENIZER, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*"]
 """What a saved model takes over from the folder it came from, as it is."""
 
@@ -79,7 +84,8 @@ def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
 def fingerprint(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file that decides a hidden state, by name."""
     digests = {}
-    for file in _files(folder, FETCHED):
+    deciding = ["config.json", "model.safetensors.index.json", *TOKENIZER]
+    for file in sorted([*_files(folder, deciding), *weight_files(folder)]):
         with file.open("rb") as stream:
             digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests
@@ -155,66 +161,101 @@ def _place(
 
 
 def load(
-    folder: Path, *, mesh: Mesh, fsdp: bool = False, dtype: DTypeLike = jnp.float32
+    folder: str | Path, *, mesh: Mesh, fsdp: bool = False, dtype: DTypeLike = jnp.float32
 ) -> Transformer:
     """Return the model of a folder, its weights cast to `dtype` and placed on a mesh.
 
-    Weights stream tensor by tensor from the files to the devices, and every process
-    reads only what its own devices hold. What the family declares as derived or
-    unused is named in the log.
+    Weights stream tensor by tensor from the files to the devices. All processes of the
+    mesh must call it, and each reads only what its own devices hold. What the family
+    declares as derived or unused is named in the log.
 
     Args:
-        folder: with config.json and *.safetensors (single, or sharded with an index).
+        folder: with config.json and *.safetensors (single, or sharded with an index);
+            `resolve` finds that of a hub id.
         mesh: with axes "data" and "model"; `ilo_jax.sharding.RULES` says how weights lie.
         fsdp: whether weights are also split over "data".
-        dtype: of the weights and of the computation.
+        dtype: of the weights and of the computation: float32, bfloat16 or float16.
 
     Raises:
         FileNotFoundError: if a file is absent, or only pickled weights are there.
+        RuntimeError: if another process could not, or has another model in its folder.
         ValueError: for a configuration that we do not read; for a tensor that is
-            missing, unexpected, misshapen or not finite; for a damaged file.
+            missing, unexpected, misshapen or not finite; for a damaged file; for
+            another dtype.
     """
-    config = folder_config(folder)
-    model = parameters.abstract(config, dtype=dtype)
-    tensors = tensor_files(folder)
-    found = _sources(folder, model, tensors)
-    if whole := unsplit(mesh, parameters.axis_counts(config)):
+    opened = together(lambda: _open(Path(folder), dtype), what=f"opening {folder}")
+    agree(opened.digest, what=f"the model in {folder}")
+    model = opened.model
+    if whole := unsplit(mesh, parameters.axis_counts(model.config)):
         log.info("not split over %d devices, as they do not divide: %s", mesh.shape["model"], whole)
-    lies = parameters.shardings(model, mesh, fsdp=fsdp)
-    files = {file: Mapped(file) for file in set(tensors.values())}
-    placed, finite = {}, {}
-    likes = parameters.shapes(model)
-    for path, like in tqdm(likes.items(), desc="loading", unit="weight", disable=None):
-        source = found[path]
-        placed[path] = _place(files[tensors[source.tensor]], source, like, lies[path])
-        finite[path] = _all_finite(placed[path])
-    broken = dict.fromkeys(found[path].tensor for path, fine in finite.items() if not fine)
-    if broken:
-        raise ValueError(f"NaN or infinite weights in {folder}: {', '.join(broken)}")
-    parameters.put(model, placed)
+    arrays = _place_all(opened, parameters.shardings(model, mesh, fsdp=fsdp))
+    parameters.put(model, arrays)
+    model.mesh = mesh
     return model
 
 
-def _sources(folder: Path, model: Transformer, tensors: Mapping[str, Path]) -> dict[str, Source]:
-    """Return where each weight is, every tensor of the folder accounted for."""
-    family = family_of(raw_config(folder))
+class _Opened(NamedTuple):
+    """A model folder that was found in order, no weight read yet."""
+
+    model: Transformer
+    """Shapes in place of weights."""
+    found: dict[str, Source]
+    files: dict[str, Mapped]
+    """Of every tensor."""
+    digest: bytes
+    """Of config.json and of what the files hold where, the weights themselves left out."""
+
+
+def _open(folder: Path, dtype: DTypeLike) -> _Opened:
+    """Return the folder with every tensor accounted for."""
+    if jnp.dtype(dtype).name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {jnp.dtype(dtype).name}")
+    raw, config = raw_config(folder), folder_config(folder)
+    model = parameters.abstract(config, dtype=dtype)
+    tensors = tensor_files(folder)
+    mapped = {file: Mapped(file) for file in dict.fromkeys(tensors.values())}
+    files = {tensor: mapped[file] for tensor, file in tensors.items()}
+    family = family_of(raw)
     shapes = {path: like.shape for path, like in parameters.shapes(model).items()}
-    expected = sources(family, model.config, shapes)
     try:
-        found, ignored = account(expected, family, tensors, head=model.config.head.kind)
+        found, ignored = account(
+            sources(family, config, shapes), family, tensors, head=config.head.kind
+        )
+        refuse_other_head(found, family, files, head=config.head.kind)
     except ValueError as error:
         raise ValueError(f"the weights in {folder} do not fit its config.json: {error}") from error
     if ignored:
         log.info("not used: %s", ", ".join(ignored))
-    return found
+    digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode())
+    for file in mapped.values():
+        digest.update(json.dumps(file.header, sort_keys=True).encode())
+    return _Opened(model, found, files, digest.digest())
 
 
-def save(model: Transformer, folder: Path, *, like: Path, file_bytes: int = 4 * 2**30) -> None:
+def _place_all(opened: _Opened, lies: Mapping[str, NamedSharding]) -> dict[str, jax.Array]:
+    """Return every weight on its devices, all of them finite."""
+    placed, finite = {}, {}
+    likes = parameters.shapes(opened.model)
+    for path, like in tqdm(likes.items(), desc="loading", unit="weight", disable=None):
+        source = opened.found[path]
+        placed[path] = _place(opened.files[source.tensor], source, like, lies[path])
+        finite[path] = _all_finite(placed[path])
+    broken = dict.fromkeys(opened.found[path].tensor for path, fine in finite.items() if not fine)
+    if broken:
+        folder = next(iter(opened.files.values())).file.parent
+        raise ValueError(f"NaN or infinite weights in {folder}: {', '.join(broken)}")
+    return placed
+
+
+def save(
+    model: Transformer, folder: str | Path, *, like: str | Path, file_bytes: int = 4 * 2**30
+) -> None:
     """Write a model back as a Hugging Face folder, for `transformers` or `load`.
 
     Weights are written in the dtype they have, under the names that `like`'s family
     has today; config.json and the tokenizer are carried along from there, and what
-    `load` named as not used is left out. All processes must call it; the first writes.
+    `load` named as not used is left out. All processes must call it; the first writes,
+    into a folder beside, which takes its name when it is whole.
 
     Args:
         model: whose weights may lie on a mesh.
@@ -224,32 +265,56 @@ def save(model: Transformer, folder: Path, *, like: Path, file_bytes: int = 4 * 
 
     Raises:
         FileExistsError: if the folder is there already.
-        FileNotFoundError: if `like` has no config.json.
+        FileNotFoundError: if `like` has no config.json, or the folder no parent.
+        RuntimeError: if another process could not.
         ValueError: if `like` is not a folder of this model.
         OSError: if the folder cannot be written.
     """
+    folder, like = Path(folder), Path(like)
+    partial = together(lambda: _begin(model, folder, like), what=f"saving {folder}")
+    try:
+        arrays = parameters.weights(model)
+        parts = by_tensor(_saved(like, model, arrays))
+
+        def fused(tensor: str) -> np.ndarray:
+            return join({path: _whole(arrays[path]) for path in parts[tensor]}, parts[tensor])
+
+        sizes = {t: sum(arrays[path].nbytes for path in part) for t, part in parts.items()}
+        write_tensors(partial, sizes, fused, most=file_bytes)
+        together(lambda: _finish(model, folder, like, partial), what=f"saving {folder}")
+    except BaseException:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _begin(model: Transformer, folder: Path, like: Path) -> Path | None:
+    """Return the folder to write into; only the first process makes one."""
     if folder_config(like) != model.config:
         raise ValueError(f"the model to be saved is not of the configuration in {like}")
-    if folder.exists():
+    if jax.process_index() > 0:
+        return None
+    if os.path.lexists(folder):
         raise FileExistsError(f"{folder} is there already; save to a new folder")
-    arrays = parameters.weights(model)
-    parts = by_tensor(_saved(like, model, arrays))
-    partial = folder.with_name(f".{folder.name}.partial")
-    first = jax.process_index() == 0
-    if first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"no folder {folder.parent} to save {folder.name} in")
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial.mkdir()
+    return partial
 
-    def fused(tensor: str) -> np.ndarray:
-        return join({path: _whole(arrays[path]) for path in parts[tensor]}, parts[tensor])
 
-    sizes = {t: sum(arrays[path].nbytes for path in part) for t, part in parts.items()}
-    write_tensors(partial, sizes, fused, most=file_bytes, write=first)
-    if first:
-        _carry_along(like, partial, dtype=next(iter(arrays.values())).dtype)
-        partial.rename(folder)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"saved {folder}")
+def _finish(model: Transformer, folder: Path, like: Path, partial: Path | None) -> None:
+    """Add config.json and the tokenizer, and give the folder its name."""
+    if partial is None:
+        return
+    raw = {k: v for k, v in raw_config(like).items() if k not in {"torch_dtype", "auto_map"}}
+    raw["dtype"] = str(next(iter(parameters.weights(model).values())).dtype)
+    if model.config.head.kind == "none" and raw.get("architectures"):
+        raw["architectures"] = [re.sub(r"For\w+$", "Model", n) for n in raw["architectures"]]
+    (partial / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
+    for file in _files(like, CARRIED):
+        shutil.copyfile(file, partial / file.name)
+    partial.rename(folder)
 
 
 def _saved(like: Path, model: Transformer, arrays: Mapping[str, jax.Array]) -> dict[str, Source]:
@@ -263,12 +328,3 @@ def _whole(array: jax.Array) -> np.ndarray:
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-
-
-def _carry_along(like: Path, folder: Path, *, dtype: np.dtype) -> None:
-    """Copy config.json, with the dtype of the weights, and all but the weights."""
-    raw = {key: value for key, value in raw_config(like).items() if key != "torch_dtype"}
-    text = json.dumps(raw | {"dtype": str(dtype)}, indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n")
-    for file in _files(like, CARRIED):
-        shutil.copyfile(file, folder / file.name)

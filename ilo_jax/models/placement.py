@@ -9,11 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+from ilo_jax.models.checkpoint import Mapped
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.families import Family
 
 LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 """From the last word of our paths to the last word of a tensor's name."""
+
+ROWS = 4096
+"""Compared at a time."""
 
 Index = tuple[slice, ...]
 
@@ -87,25 +91,24 @@ def sources(
         config: of the model.
         shapes: of our weights, by path.
     """
-    owners: dict[str, list[str]] = {}
+    owners: dict[str, dict[str, int]] = {}
     for path in _in_table_order(shapes, family):
-        owners.setdefault(_tensor(path, family), []).append(path)
+        owners.setdefault(_tensor(path, family), {})[path] = shapes[path][_axis(path)]
     found = {}
-    for tensor, paths in owners.items():
-        places = [family.names[_module(path)] for path in paths]
-        axes = [_axis(path) for path in paths]
-        rows = [shapes[path][axis] for path, axis in zip(paths, axes, strict=True)]
-        groups = config.blocks[0].attention.heads if places[0].fused == "heads" else 1
-        starts = itertools.accumulate(rows, initial=0)
-        for path, place, axis, start, size in zip(paths, places, axes, starts, rows, strict=False):
+    for tensor, rows in owners.items():
+        by_head = family.names[_module(next(iter(rows)))].fused == "heads"
+        groups = config.blocks[0].attention.heads if by_head else 1
+        starts = itertools.accumulate(rows.values(), initial=0)
+        for (path, size), start in zip(rows.items(), starts, strict=False):
+            outputs_first = not family.names[_module(path)].inputs_first
             found[path] = Source(
                 tensor=tensor,
-                axis=axis,
-                transposed=path.endswith("/kernel") and not place.inputs_first,
+                axis=_axis(path),
+                transposed=path.endswith("/kernel") and outputs_first,
                 groups=groups,
                 start=start // groups,
                 size=size // groups,
-                total=sum(rows) // groups,
+                total=sum(rows.values()) // groups,
             )
     return found
 
@@ -193,6 +196,28 @@ def account(
     if missing or unexpected:
         raise ValueError(f"missing {missing or 'none'}, unexpected {unexpected or 'none'}")
     return named, ignored
+
+
+def refuse_other_head(
+    found: Mapping[str, Source], family: Family, files: Mapping[str, Mapped], *, head: str
+) -> None:
+    """Stop if a head that config.json calls tied is in the file, and is not the embedding.
+
+    Raises:
+        ValueError: naming both tensors.
+    """
+    table = found["embed/tokens/embedding"].tensor
+    own = f"{family.names['head/out'].module}.weight"
+    if head != "tied" or own not in files:
+        return
+    one, other = files[table].tensor(table), files[own].tensor(own)
+    rows = range(0, len(one), ROWS)
+    if one.shape != other.shape or any(
+        not np.array_equal(one[i : i + ROWS], other[i : i + ROWS]) for i in rows
+    ):
+        raise ValueError(
+            f"tie_word_embeddings is true, but {own} differs from {table}: say false to use it"
+        )
 
 
 def _spelled(tensor: str, family: Family, tensors: Mapping[str, Path]) -> str:

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -15,6 +17,7 @@ from ilo_jax.models.embedding import Embedding
 from ilo_jax.models.linear import linear, matmul_precision
 from ilo_jax.models.mlp import ACTIVATIONS
 from ilo_jax.models.norm import Normalize
+from ilo_jax.sharding import along_data
 
 T = TypeVar("T")
 
@@ -61,6 +64,9 @@ class Head(nnx.Module):
 class Transformer(nnx.Module):
     """A language model over packed rows, causal or not, put together from its mechanisms."""
 
+    mesh: Mesh | None = None
+    """Where the weights lie, if over devices: hidden states then stay split over its "data"."""
+
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.embed = Embedding(config.embedding, dtype=dtype, rngs=rngs)
@@ -89,14 +95,20 @@ class Transformer(nnx.Module):
         """
         kinds = (block.attention for block in self.config.blocks)
         at = layout(kinds, positions, segments, causal=self.config.causal)
-        hidden = self.embed(tokens, positions)
+        hidden = self._along_data(self.embed(tokens, positions))
         taps = [tap(hidden)]
         for i, block in enumerate(self.layers, 1):
-            hidden = block(hidden, at)
+            hidden = self._along_data(block(hidden, at))
             if i == self.config.layers and self.norm is not None:
                 hidden = self.norm(hidden)
             taps.append(tap(hidden))
         return taps
+
+    def _along_data(self, hidden: Float[Array, "batch seq dim"]) -> Array:
+        """Keep the batch split, or weights split over "data" would replicate it."""
+        if self.mesh is None or hidden.shape[0] % self.mesh.shape["data"]:
+            return hidden
+        return jax.lax.with_sharding_constraint(hidden, along_data(self.mesh))
 
     def logits(self, final: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq vocab"]:
         """Return the scores of each position's token from the last hidden state.

@@ -16,7 +16,9 @@ from flax import nnx
 from ilo_jax.models import hf
 from ilo_jax.models.checkpoint import Mapped
 from ilo_jax.models.transformer import Transformer
-from ilo_jax.sharding import make_mesh, replicated
+from ilo_jax.sharding import along_data, make_mesh, replicated
+
+INPUTS = ("tokens", "positions", "segments")
 
 reads: list[int] = []
 
@@ -38,21 +40,22 @@ class Counted(Mapped):
 
 
 def load_and_compute(
-    folder: Path, batch: dict[str, np.ndarray], *, data: int, model: int, fsdp: bool
+    folder: Path, batch: Path, *, data: int, model: int, fsdp: bool
 ) -> tuple[Transformer, dict[str, float]]:
     """Load on a mesh over both processes; return the model, the bytes read and the error."""
     reads.clear()
     mesh = make_mesh(data=data, model=model)
     loaded = hf.load(folder, mesh=mesh, fsdp=fsdp)
+    with np.load(batch) as arrays:
+        rows, expected = [arrays[name] for name in INPUTS], arrays["states"]
 
     @nnx.jit(out_shardings=replicated(mesh))
     def states(loaded, tokens, positions, segments):
         return loaded(tokens, positions, segments, tap=lambda hidden: hidden)
 
-    names = ("tokens", "positions", "segments")
-    found = states(loaded, *(jax.device_put(batch[name], replicated(mesh)) for name in names))
-    error = np.abs(np.stack([np.asarray(state) for state in found]) - batch["states"]).max()
-    return loaded, {"read": sum(reads), "difference": float(error / np.abs(batch["states"]).max())}
+    found = states(loaded, *jax.device_put(rows, along_data(mesh)))
+    error = np.abs(np.stack([np.asarray(state) for state in found]) - expected).max()
+    return loaded, {"read": sum(reads), "difference": float(error / np.abs(expected).max())}
 
 
 def main() -> None:
@@ -62,11 +65,9 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", 4)
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
     hf.Mapped = Counted
-    with np.load(batch) as arrays:
-        rows = dict(arrays)
-    _, tall = load_and_compute(folder, rows, data=1, model=8, fsdp=False)
-    _, wide = load_and_compute(folder, rows, data=2, model=4, fsdp=False)
-    model, split = load_and_compute(folder, rows, data=2, model=4, fsdp=True)
+    _, tall = load_and_compute(folder, batch, data=1, model=8, fsdp=False)
+    _, wide = load_and_compute(folder, batch, data=2, model=4, fsdp=False)
+    model, split = load_and_compute(folder, batch, data=2, model=4, fsdp=True)
     hf.save(model, output, like=folder)
     sys.stdout.write("\n" + json.dumps({"1x8": tall, "2x4": wide, "2x4 fsdp": split}) + "\n")
 

@@ -41,7 +41,7 @@ def write(folder: Path, *, most: int = 1000, write: bool = True, tensors=TENSORS
         return tensors[name]
 
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
-    write_tensors(folder, sizes, tensor, most=most, write=write)
+    write_tensors(folder if write else None, sizes, tensor, most=most)
     return asked
 
 
@@ -82,9 +82,16 @@ def test_single_file(folder):
 
 
 def test_several_files_need_no_index(folder):
+    (folder / "model.safetensors").rename(folder / "first.safetensors")
     save_file({"d": TENSORS["a"]}, folder / "more.safetensors")
-    assert weight_files(folder) == [folder / "model.safetensors", folder / "more.safetensors"]
+    assert weight_files(folder) == [folder / "first.safetensors", folder / "more.safetensors"]
     assert tensor_files(folder)["d"] == folder / "more.safetensors"
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "consolidated.safetensors"])
+def test_model_safetensors_is_all_that_is_read_beside_others(folder, name):
+    save_file({"a": TENSORS["b"]}, folder / name)
+    assert weight_files(folder) == [folder / "model.safetensors"]
 
 
 def test_index_decides_which_files_are_read(folder):
@@ -158,8 +165,9 @@ def test_damaged_file_is_refused(folder, damage):
 
 
 def test_tensors_in_two_files_are_refused(folder):
+    (folder / "model.safetensors").rename(folder / "first.safetensors")
     save_file({"b": TENSORS["b"], "c": TENSORS["c"]}, folder / "more.safetensors")
-    message = f"{folder / 'more.safetensors'} and {folder / 'model.safetensors'} both hold b, c"
+    message = f"{folder / 'more.safetensors'} and {folder / 'first.safetensors'} both hold b, c"
     refused(folder, ValueError, message)
 
 

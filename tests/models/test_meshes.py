@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ilo_jax.models import hf, parameters
-from ilo_jax.sharding import make_mesh
+from ilo_jax.sharding import along_data, make_mesh
 from tests.models.variants import SIZES, VARIANTS, family, perturb
 
 TOLERANCE = 1e-5
@@ -54,9 +53,16 @@ def _states(model, tokens, positions, segments):
     return model(tokens, positions, segments, tap=lambda hidden: hidden)
 
 
+def eight_rows(batch) -> dict[str, np.ndarray]:
+    """Return tokens, positions and segments in as many rows as there are devices."""
+    named = {name: getattr(batch, name) for name in ("tokens", "positions", "segments")}
+    return {name: np.resize(array, (8, array.shape[1])) for name, array in named.items()}
+
+
 def states(model, batch) -> np.ndarray:
-    """Return "layer batch seq dim"."""
-    return np.stack(jax.device_get(_states(model, *map(jnp.asarray, batch[:3]))))
+    """Return "layer batch seq dim", the rows split over the mesh's "data"."""
+    rows = jax.device_put(list(eight_rows(batch).values()), along_data(model.mesh))
+    return np.stack(jax.device_get(_states(model, *rows)))
 
 
 def assert_same_states(folder: Path, mesh, batch, *, fsdp: bool) -> None:
@@ -123,44 +129,96 @@ def test_what_is_not_split_is_named_in_the_log(smol, caplog):
     ]
 
 
+def temporary_bytes(folder: Path, data: int, *, fsdp: bool) -> int:
+    """Return what the forward takes on each device, beside weights and states."""
+    mesh = make_mesh(data=data)
+    model = hf.load(folder, mesh=mesh, fsdp=fsdp)
+    tokens = jax.device_put(np.ones((16, 64), np.int32), along_data(mesh))
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def forward(state, tokens):
+        return nnx.merge(graph, state)(tokens, tokens, tokens, tap=lambda hidden: hidden.sum())
+
+    analysis = forward.lower(state, tokens).compile().memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes
+
+
+def test_weights_split_over_data_leave_the_batch_split(eight_heads):
+    """Else every device would compute every row: tensor parallelism under another name."""
+    one = temporary_bytes(eight_heads, 1, fsdp=False)
+    assert temporary_bytes(eight_heads, 8, fsdp=False) < one / 4
+    assert temporary_bytes(eight_heads, 8, fsdp=True) < one / 4
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
-def test_two_processes_read_a_share_each(eight_heads, padded, tmp_path):
-    one = hf.load(eight_heads, mesh=make_mesh(data=1))
-    batch = padded._asdict() | {"states": states(one, padded)}
-    np.savez(tmp_path / "batch.npz", **{k: v for k, v in batch.items() if k != "places"})
+def run_two(*arguments: list[str]) -> list[subprocess.CompletedProcess]:
+    """Run both processes, each with its own folder, batch and output, to their ends."""
     script, port = Path(__file__).with_name("share_of_two.py"), str(free_port())
-    places = [str(eight_heads), str(tmp_path / "batch.npz"), str(tmp_path / "saved")]
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": root, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(script), str(number), port, *places],
+            [sys.executable, str(script), str(number), port, *own],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(2)
+        for number, own in enumerate(arguments)
     ]
-    outputs = [process.communicate(timeout=240) for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    found = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+    try:
+        outputs = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *output)
+        for process, output in zip(processes, outputs, strict=True)
+    ]
+
+
+def test_two_processes_read_a_share_each(eight_heads, padded, tmp_path):
+    one = hf.load(eight_heads, mesh=make_mesh(data=1))
+    arrays: dict[str, Any] = eight_rows(padded) | {"states": states(one, padded)}
+    np.savez(tmp_path / "batch.npz", **arrays)
+    places = [str(eight_heads), str(tmp_path / "batch.npz"), str(tmp_path / "saved")]
+    ended = run_two(places, places)
+    assert [process.returncode for process in ended] == [0, 0], ended[0].stderr + ended[1].stderr
     everything = nbytes(one)
     norms = everything - nbytes(one, without=("norm",))
     half = norms + (everything - norms) // 2
-    for process in found:
-        assert {name: run["read"] for name, run in process.items()} == {
+    for process in ended:
+        runs = json.loads(process.stdout.splitlines()[-1])
+        assert {name: run["read"] for name, run in runs.items()} == {
             "1x8": half,
             "2x4": everything,
             "2x4 fsdp": half,
         }
-        assert all(run["difference"] <= TOLERANCE for run in process.values())
+        assert all(run["difference"] <= TOLERANCE for run in runs.values())
     saved = parameters.weights(hf.load(tmp_path / "saved", mesh=make_mesh(data=1)))
     for path, weight in parameters.weights(one).items():
         assert np.array_equal(saved[path], weight), path
+
+
+def test_two_processes_with_different_folders_stop_together(eight_heads, smol, tmp_path):
+    """As with a cache on each host, one of them older."""
+    ended = run_two([str(eight_heads), "", ""], [str(smol), "", ""])
+    for process in ended:
+        assert process.returncode != 0
+        assert "is not the same on process [1] as on the first" in process.stderr
+
+
+def test_an_error_on_one_process_ends_both(eight_heads, tmp_path):
+    absent = tmp_path / "absent"
+    first, second = run_two([str(eight_heads), "", ""], [str(absent), "", ""])
+    assert f"RuntimeError: opening {eight_heads} failed on process [1]" in first.stderr
+    assert f"FileNotFoundError: no config.json in {absent}" in second.stderr
+    assert first.returncode != 0
+    assert second.returncode != 0

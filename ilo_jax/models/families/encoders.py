@@ -1,9 +1,7 @@
 """Bidirectional encoders: BERT and those that followed it."""
 
-from ilo_jax.models.families.family import INERT, NO_CROSS_ATTENTION, NUMBER, Family, places
+from ilo_jax.models.families.family import INERT, NO_CROSS_ATTENTION, NUMBER, PLAIN, Family, places
 from ilo_jax.models.families.reading import Key, only
-
-GELUS = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
 FACTS = {
     "causal": False,
@@ -53,7 +51,7 @@ BERT = Family(
         "num_hidden_layers": Key("layers", int),
         "num_attention_heads": Key("heads", int),
         "intermediate_size": Key("mlp_dim", int),
-        "hidden_act": Key("activation", str, "gelu", GELUS),
+        "hidden_act": Key("activation", str, "gelu", PLAIN),
         "layer_norm_eps": Key("norm_eps", NUMBER, 1e-12),
         "max_position_embeddings": Key("max_positions", int),
         "type_vocab_size": Key("token_types", int, 2),
@@ -104,7 +102,7 @@ DISTILBERT = Family(
         "n_layers": Key("layers", int, also=("num_hidden_layers",)),
         "n_heads": Key("heads", int, also=("num_attention_heads",)),
         "hidden_dim": Key("mlp_dim", int),
-        "activation": Key("activation", str, "gelu", GELUS),
+        "activation": Key("activation", str, "gelu", PLAIN),
         "max_position_embeddings": Key("max_positions", int),
         "tie_word_embeddings": Key("tied", bool, True, also=("tie_weights_",)),
     },

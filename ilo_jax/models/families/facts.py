@@ -111,7 +111,8 @@ class Facts:
         )
 
 
-SIZES = "vocab dim layers heads kv_heads head_dim mlp_dim max_positions window".split()
+SIZES = """vocab dim layers heads kv_heads head_dim mlp_dim max_positions window inner_dim
+    full_every scale_dim""".split()
 ROTARY = {field.name for field in dataclasses.fields(Rotary)}
 
 
@@ -189,7 +190,7 @@ def _attentions(facts: Facts) -> list[AttentionConfig]:
         heads=facts.heads,
         kv_heads=facts.heads if facts.kv_heads is None else facts.kv_heads,
         head_dim=head_dim,
-        scale=(facts.scale_dim or head_dim) ** -0.5 if facts.scaled else 1.0,
+        scale=_scale(facts, head_dim),
         qkv_bias=facts.qkv_bias,
         out_bias=facts.out_bias,
         alibi=facts.positions == "alibi",
@@ -208,6 +209,12 @@ def _attentions(facts: Facts) -> list[AttentionConfig]:
     ]
 
 
+def _scale(facts: Facts, head_dim: int) -> float:
+    if not facts.scaled:
+        return 1.0
+    return (head_dim if facts.scale_dim is None else facts.scale_dim) ** -0.5
+
+
 def _layer_types(facts: Facts) -> list[str]:
     """Return for each block whether its attention slides or is full."""
     if facts.layer_types is not None:
@@ -216,6 +223,11 @@ def _layer_types(facts: Facts) -> list[str]:
             raise ValueError(
                 f"layer_types must be {facts.layers} of {FULL!r} and {SLIDING!r}, "
                 f"got {facts.layer_types}"
+            )
+        if SLIDING in facts.layer_types and (facts.window is None or not facts.windowed):
+            raise ValueError(
+                f"layer_types has {SLIDING!r}, but the window is {facts.window} "
+                f"and {'in' if facts.windowed else 'not in'} use"
             )
         return facts.layer_types
     if facts.window is None or not facts.windowed:
@@ -230,7 +242,7 @@ def _head(facts: Facts) -> HeadConfig:
     # Without a word of its architecture, a decoder is a language model, an encoder is not.
     has_head = (
         facts.causal
-        if facts.architectures is None
+        if not facts.architectures
         else any(str(name).endswith(WITH_HEAD) for name in facts.architectures)
     )
     if not has_head:

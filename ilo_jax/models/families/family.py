@@ -8,6 +8,11 @@ from ilo_jax.models.families.reading import Key, only
 
 NUMBER = (int, float)
 
+PLAIN = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+"""Activations of plain MLPs."""
+GATES = ("silu", "gelu", "gelu_pytorch_tanh")
+"""Activations of gated MLPs."""
+
 INERT = frozenset(
     """_attn_implementation_autoset _flash_attn_2_enabled _name_or_path _num_labels
     architectures attn_implementation bos_token_id chunk_size_feed_forward
@@ -74,7 +79,7 @@ GATED_KEYS = ROTARY_KEYS | {
     "num_key_value_heads": Key("kv_heads", int, None),
     "head_dim": Key("head_dim", int, None),
     "intermediate_size": Key("mlp_dim", int),
-    "hidden_act": Key("activation", str, "silu", ("silu", "gelu", "gelu_pytorch_tanh")),
+    "hidden_act": Key("activation", str, "silu", GATES),
     "max_position_embeddings": Key("max_positions", int),
     "tie_word_embeddings": Key("tied", bool, False),
 }
@@ -106,8 +111,8 @@ BACKBONE = places(
 )
 """The names that Llama gave, and that most decoders took over."""
 
-SCORE = r"score\.weight"
-"""Of a sequence classifier."""
+OTHER_HEADS = r"(score|qa_outputs)\.(weight|bias)"
+"""Of classifiers and question answering."""
 
 INV_FREQ = r".*\.rotary_emb\.inv_freq"
 """Rotary frequencies, which old checkpoints hold and config.json decides."""

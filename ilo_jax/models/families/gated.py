@@ -6,13 +6,14 @@ from ilo_jax.models.families.family import (
     BACKBONE,
     BIAS_KEY,
     GATED_KEYS,
+    GATES,
     INERT,
     INV_FREQ,
     KV_KEY,
     LAYER_TYPE_KEYS,
     NUMBER,
+    OTHER_HEADS,
     RMS_KEY,
-    SCORE,
     Family,
     Place,
     places,
@@ -30,7 +31,7 @@ LLAMA = Family(
     facts=RMS,
     names=BACKBONE,
     prefix="model.",
-    ignored=(INV_FREQ, SCORE),
+    ignored=(INV_FREQ, OTHER_HEADS),
 )
 
 MISTRAL = LLAMA._replace(
@@ -58,6 +59,8 @@ QWEN3 = QWEN2._replace(
 
 NUMBER_OR_NULL = (*NUMBER, NoneType)
 
+TANH = "gelu_pytorch_tanh"
+
 GEMMA_FACTS = RMS | {"norm_from_one": True, "embed_scaled": True}
 GEMMA_KEYS = (
     GATED_KEYS
@@ -74,12 +77,11 @@ GEMMA_KEYS = (
 GEMMA = LLAMA._replace(
     keys=GEMMA_KEYS
     | {
-        "hidden_act": Key(
-            "activation", str, "gelu_pytorch_tanh", ("gelu", "gelu_pytorch_tanh", "silu")
-        ),
+        # The first config.json files said "gelu" and meant the tanh form.
+        "hidden_act": Key("activation", str, TANH, {"gelu": TANH, TANH: TANH}),
+        "hidden_activation": only(TANH),
     },
-    # transformers, our oracle, computes hidden_act whatever hidden_activation says.
-    inert=INERT | {"hidden_activation"},
+    inert=INERT,
     facts=GEMMA_FACTS,
 )
 
@@ -88,9 +90,7 @@ GEMMA2 = LLAMA._replace(
     | LAYER_TYPE_KEYS
     | {
         "sliding_window": LAYER_TYPE_KEYS["sliding_window"]._replace(also=("sliding_window_size",)),
-        "hidden_activation": Key(
-            "activation", str, "gelu_pytorch_tanh", ("gelu", "gelu_pytorch_tanh", "silu")
-        ),
+        "hidden_activation": Key("activation", str, TANH, GATES),
         "query_pre_attn_scalar": Key("scale_dim", NUMBER, 256),
         "attn_logit_softcapping": Key("softcap", NUMBER_OR_NULL, 50.0),
         "final_logit_softcapping": Key("logit_softcap", NUMBER_OR_NULL, 30.0),

@@ -5,8 +5,9 @@ from ilo_jax.models.families.family import (
     INV_FREQ,
     NO_CROSS_ATTENTION,
     NUMBER,
+    OTHER_HEADS,
+    PLAIN,
     ROTARY_KEYS,
-    SCORE,
     Family,
     Place,
     places,
@@ -15,8 +16,6 @@ from ilo_jax.models.families.reading import Key, only
 
 LAYER_NORM = {"norm_kind": "layer", "norm_bias": True}
 BIASES = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}
-GELUS = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
-
 COMMON_KEYS = {
     "architectures": Key("architectures", list, None),
     "vocab_size": Key("vocab", int),
@@ -56,7 +55,7 @@ BLOOM = Family(
         for p in "qkv"
     },
     prefix="transformer.",
-    ignored=(SCORE,),
+    ignored=(OTHER_HEADS,),
 )
 
 FAIRSEQ_NAMES = {f"layers/*/attn/{p}": f"layers.*.self_attn.{p}_proj" for p in "qkv"} | {
@@ -77,7 +76,7 @@ XGLM = Family(
         "num_layers": Key("layers", int, also=("num_hidden_layers",)),
         "attention_heads": Key("heads", int, also=("num_attention_heads",)),
         "ffn_dim": Key("mlp_dim", int),
-        "activation_function": Key("activation", str, "gelu", GELUS),
+        "activation_function": Key("activation", str, "gelu", PLAIN),
         "max_position_embeddings": Key("max_positions", int),
         "scale_embedding": Key("embed_scaled", bool, True),
         # The position of a higher padding id would be a row of zeros.
@@ -92,7 +91,7 @@ XGLM = Family(
     ),
     prefix="model.",
     ignored=(
-        SCORE,
+        OTHER_HEADS,
         r"(model\.)?embed_positions\.weights",
     ),
 )
@@ -105,7 +104,7 @@ OPT = Family(
         "num_hidden_layers": Key("layers", int),
         "num_attention_heads": Key("heads", int),
         "ffn_dim": Key("mlp_dim", int),
-        "activation_function": Key("activation", str, "relu", GELUS),
+        "activation_function": Key("activation", str, "relu", PLAIN),
         "max_position_embeddings": Key("max_positions", int),
         "do_layer_norm_before": Key("norm_place", bool, True, {True: "pre", False: "post"}),
         "_remove_final_layer_norm": Key("no_final_norm", bool, False),
@@ -125,7 +124,7 @@ OPT = Family(
         }
     ),
     prefix="model.",
-    ignored=(SCORE,),
+    ignored=(OTHER_HEADS,),
 )
 
 GPT2 = Family(
@@ -137,7 +136,7 @@ GPT2 = Family(
         "n_head": Key("heads", int, also=("num_attention_heads",)),
         "n_inner": Key("mlp_dim", int, None),
         "n_positions": Key("max_positions", int, also=("n_ctx", "max_position_embeddings")),
-        "activation_function": Key("activation", str, "gelu_new", GELUS),
+        "activation_function": Key("activation", str, "gelu_new", PLAIN),
         "layer_norm_epsilon": Key("norm_eps", NUMBER, 1e-5),
         "scale_attn_weights": Key("scaled", bool, True),
         "scale_attn_by_inverse_layer_idx": Key("scaled_by_layer", bool, False),
@@ -170,7 +169,7 @@ GPT2 = Family(
     },
     prefix="transformer.",
     ignored=(
-        SCORE,
+        OTHER_HEADS,
         r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",
     ),
 )
@@ -183,7 +182,7 @@ GPT_NEOX = Family(
         "num_hidden_layers": Key("layers", int),
         "num_attention_heads": Key("heads", int),
         "intermediate_size": Key("mlp_dim", int),
-        "hidden_act": Key("activation", str, "gelu", GELUS),
+        "hidden_act": Key("activation", str, "gelu", PLAIN),
         "max_position_embeddings": Key("max_positions", int),
         "layer_norm_eps": Key("norm_eps", NUMBER, 1e-5),
         "tie_word_embeddings": Key("tied", bool, False),
@@ -209,5 +208,5 @@ GPT_NEOX = Family(
         for p in "qkv"
     },
     prefix="gpt_neox.",
-    ignored=(INV_FREQ, SCORE, r".*\.attention\.(masked_)?bias"),
+    ignored=(INV_FREQ, OTHER_HEADS, r".*\.attention\.(masked_)?bias"),
 )

@@ -96,6 +96,7 @@ def _rope(
     rope_type = raw.get("rope_type") or "default"
     keys = COMMON | (SCALINGS.get(rope_type, {}) if isinstance(rope_type, str) else {})
     read = read_keys(raw, keys, inert=(), where="rope_parameters of config.json")
+    _refuse_nonpositive(read)
     fraction = read.pop("fraction")
     theta = read.pop("theta")
     given = (rotary.rotary_fraction, fraction)
@@ -111,6 +112,22 @@ def _rope(
         scaling=_scaling(rope_type, read, original, max_positions),
     )
 
+
+def _refuse_nonpositive(read: Mapping[str, Any]) -> None:
+    """Stop at numbers, and lists that hold anything else, that no rotation can have."""
+
+    def positive(value: Any) -> bool:
+        if isinstance(value, list):
+            return all(isinstance(v, NUMBER) and v > 0 for v in value)
+        return value is None or value > 0
+
+    kept = {name: value for name, value in read.items() if name not in {"truncate", *MSCALES}}
+    if odd := [f"{name} {value}" for name, value in kept.items() if not positive(value)]:
+        raise ValueError(f"rope_parameters of config.json must be positive, got {', '.join(odd)}")
+
+
+MSCALES = ("mscale", "mscale_all_dim")
+"""Of which 0 means that there is none."""
 
 COMMON = {
     "rope_theta": Key("theta", NUMBER, None),

@@ -209,7 +209,7 @@ def test_blocks_turn_by_their_kind():
         (["BertForTokenClassification"], False, "none"),
         (["LlamaForCausalLM", "LlamaModel"], True, "own"),
         (["LlamaModel", "LlamaForCausalLM"], True, "own"),
-        ([], True, "none"),
+        ([], True, "own"),
     ],
 )
 @pytest.mark.parametrize("tied", [False, True])
@@ -260,3 +260,29 @@ def test_sizes_below_one_are_refused_together():
     message = "sizes in config.json must be at least 1, got layers 0, kv_heads 0, window -1"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         config(layers=0, kv_heads=0, window=-1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (
+            {"window": None},
+            "layer_types has 'sliding_attention', but the window is None and in use",
+        ),
+        (
+            {"window": 9, "windowed": False},
+            "layer_types has 'sliding_attention', but the window is 9 and not in use",
+        ),
+    ],
+)
+def test_sliding_layers_without_a_window_are_refused(facts, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        config(layer_types=[SLIDING] * 6, **facts)
+
+
+@pytest.mark.parametrize("size", [{"scale_dim": 0.0}, {"full_every": 0}, {"inner_dim": 0}])
+def test_counts_below_one_are_refused(size):
+    ((name, value),) = size.items()
+    message = f"sizes in config.json must be at least 1, got {name} {value}"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        config(**size)

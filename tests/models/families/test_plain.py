@@ -1,4 +1,5 @@
 import re
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from ilo_jax.models.config import (
     Norm,
     Rope,
 )
-from ilo_jax.models.families import FAMILIES, read_config
+from ilo_jax.models.families import read_config
+from tests.models.families.rows import GELUS, RAW
 
-GELUS = ["gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"]
 NORM = Norm(kind="layer", eps=1e-5, bias=True)
 PLAIN = Norm(kind="layer", eps=1e-5, scale=False)
 
@@ -57,33 +58,6 @@ def model(
     )
 
 
-BLOOM = {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4}
-XGLM = {
-    "vocab_size": 64,
-    "d_model": 32,
-    "num_layers": 2,
-    "attention_heads": 4,
-    "ffn_dim": 128,
-    "max_position_embeddings": 128,
-}
-OPT = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "ffn_dim": 128,
-    "max_position_embeddings": 128,
-}
-GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-GPT_NEOX = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-    "max_position_embeddings": 128,
-}
-RAW = {"bloom": BLOOM, "xglm": XGLM, "opt": OPT, "gpt2": GPT2, "gpt_neox": GPT_NEOX}
 EXPECTED: dict[str, ModelConfig] = {
     "bloom": model(
         *[block(activation="gelu_pytorch_tanh", alibi=True)] * 2, norm=NORM, max_positions=None
@@ -97,25 +71,13 @@ EXPECTED: dict[str, ModelConfig] = {
 }
 
 
-def raw(model_type: str, **change) -> dict:
-    return {"model_type": model_type, **RAW[model_type], **change}
-
-
-def problems(config: dict) -> list[str]:
-    with pytest.raises(
-        ValueError, match=r"^cannot read config.json of model_type '.*':\n"
-    ) as error:
-        read_config(config)
-    return [line.strip() for line in str(error.value).splitlines()[1:]]
-
-
 @pytest.mark.parametrize("model_type", EXPECTED)
 def test_mechanisms(model_type):
-    assert read_config(raw(model_type)) == EXPECTED[model_type]
+    assert read_config(RAW[model_type]) == EXPECTED[model_type]
 
 
 def test_opt_350m_is_post_norm_with_a_narrow_table():
-    config = raw("opt", do_layer_norm_before=False, word_embed_proj_dim=16)
+    config = RAW["opt"] | {"do_layer_norm_before": False, "word_embed_proj_dim": 16}
     assert read_config(config) == model(
         *[block(activation="relu", place="post")] * 2,
         final=None,
@@ -128,7 +90,7 @@ def test_opt_350m_is_post_norm_with_a_narrow_table():
 
 def test_opt_without_biases_and_weights_of_norms():
     """As Galactica is."""
-    config = raw("opt", enable_bias=False, layer_norm_elementwise_affine=False)
+    config = RAW["opt"] | {"enable_bias": False, "layer_norm_elementwise_affine": False}
     assert read_config(config) == model(
         *[block(activation="relu", bias=False, norm=PLAIN)] * 2,
         final=PLAIN,
@@ -140,7 +102,7 @@ def test_opt_without_biases_and_weights_of_norms():
 
 def test_gpt2_may_scale_by_the_block():
     blocks = [block(activation="gelu_new", scale=8**-0.5 / i) for i in (1, 2)]
-    config = raw("gpt2", scale_attn_by_inverse_layer_idx=True)
+    config = RAW["gpt2"] | {"scale_attn_by_inverse_layer_idx": True}
     assert read_config(config) == model(*blocks, positions="learned", rows=128)
 
 
@@ -158,10 +120,7 @@ def test_gpt2_may_scale_by_the_block():
     ],
 )
 def test_choice_of_a_family(model_type, change, part, expected):
-    found = read_config(raw(model_type, **change))
-    for name in part.split("."):
-        found = getattr(found, name)
-    assert found == expected
+    assert attrgetter(part)(read_config(RAW[model_type] | change)) == expected
 
 
 @pytest.mark.parametrize(
@@ -187,76 +146,7 @@ def test_choice_of_a_family(model_type, change, part, expected):
     ],
 )
 def test_choice_of_a_block(model_type, change, part, expected):
-    found = read_config(raw(model_type, **change)).blocks[0]
-    for name in part.split("."):
-        found = getattr(found, name)
-    assert found == expected
-
-
-ALSO = [
-    (model_type, name, other)
-    for model_type, names in {
-        "bloom": {
-            "hidden_size": ["n_embed"],
-            "n_layer": ["num_hidden_layers"],
-            "n_head": ["num_attention_heads"],
-        },
-        "xglm": {
-            "d_model": ["hidden_size"],
-            "num_layers": ["num_hidden_layers"],
-            "attention_heads": ["num_attention_heads"],
-        },
-        "gpt2": {
-            "n_embd": ["hidden_size"],
-            "n_layer": ["num_hidden_layers"],
-            "n_head": ["num_attention_heads"],
-            "n_positions": ["n_ctx", "max_position_embeddings"],
-        },
-    }.items()
-    for name, others in names.items()
-    for other in others
-]
-
-
-@pytest.mark.parametrize(("model_type", "name", "other"), ALSO)
-def test_other_names_of_a_key(model_type, name, other):
-    config = raw(model_type)
-    config[other] = config.pop(name)
-    assert read_config(config) == EXPECTED[model_type]
-
-
-@pytest.mark.parametrize(("model_type", "name", "other"), ALSO)
-def test_names_that_disagree_are_refused(model_type, name, other):
-    value = RAW[model_type][name]
-    problem = f"{name}: its names disagree: {name} is {value} and {other} is 7"
-    assert problems(raw(model_type, **{other: 7})) == [problem]
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(("model_type", "name"), [(m, name) for m in RAW for name in RAW[m]])
-@pytest.mark.parametrize("null", [False, True], ids=["absent", "null"])
-def test_missing_key_is_refused(model_type, name, null):
-    config = raw(model_type)
-    if null:
-        config[name] = None
-    else:
-        del config[name]
-    assert problems(config) == [f"{name}: missing"]
-
-
-@pytest.mark.parametrize(
-    ("model_type", "name"), [(m, name) for m in RAW for name in FAMILIES[m].keys]
-)
-def test_wrong_type_is_refused(model_type, name):
-    (problem,) = problems(raw(model_type, **{name: b"odd"}))
-    assert re.fullmatch(rf"{name}: must be [\w ]+, got b'odd'", problem)
-
-
-@pytest.mark.parametrize("model_type", RAW)
-def test_unknown_key_is_refused(model_type):
-    assert problems(raw(model_type, alpha_gate=1)) == ["alpha_gate: unknown key"]
+    assert attrgetter(part)(read_config(RAW[model_type] | change).blocks[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -273,18 +163,6 @@ def test_unknown_key_is_refused(model_type):
     ],
 )
 def test_unsupported_value_is_refused(model_type, name, value, allowed):
-    assert problems(raw(model_type, **{name: value})) == [
-        f"{name}: must be one of {allowed}, got {value!r}"
-    ]
-
-
-def test_all_offenders_are_in_one_message():
-    config = raw("gpt2", zeta=1, alpha=2, n_embd="wide", activation_function="swish")
-    del config["vocab_size"]
-    assert problems(config) == [
-        "alpha: unknown key",
-        "zeta: unknown key",
-        "vocab_size: missing",
-        "n_embd: must be int, got 'wide'",
-        f"activation_function: must be one of {GELUS}, got 'swish'",
-    ]
+    problem = f"{name}: must be one of {allowed}, got {value!r}"
+    with pytest.raises(ValueError, match=rf"{model_type}':\n  {re.escape(problem)}$"):
+        read_config(RAW[model_type] | {name: value})

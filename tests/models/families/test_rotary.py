@@ -347,3 +347,27 @@ def test_original_positions_beside_llama3():
     found = scaling(original=32, rope_type="llama3", **LLAMA3)
     assert isinstance(found, Llama3Scaling)
     assert found.original_positions == 32
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"rope_theta": -1.0}, "theta -1.0"),
+        ({"rope_type": "linear", "factor": 0}, "factor 0.0"),
+        ({"partial_rotary_factor": 0.0, "rope_theta": 0}, "theta 0.0, fraction 0.0"),
+        (
+            {"rope_type": "longrope", "short_factor": [1.0, None], "long_factor": [1.0, 2.0]},
+            "short_factor [1.0, None]",
+        ),
+    ],
+)
+def test_values_that_no_rotation_can_have_are_refused(parameters, message):
+    message = f"rope_parameters of config.json must be positive, got {message}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        rope(rope_parameters=parameters)
+
+
+def test_llama3_factors_must_leave_a_ramp():
+    message = "low_freq_factor (4.0) must be below high_freq_factor, 4.0"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        rope(rope_parameters={"rope_type": "llama3", **LLAMA3 | {"low_freq_factor": 4.0}})
