@@ -30,7 +30,7 @@ from jaxtyping import Float
 
 from ilo_jax.corpora import parallel
 from ilo_jax.corpora.packing import pack
-from ilo_jax.models import e5_small, hf, parameters
+from ilo_jax.models import e5_small, hf, parameters, repository
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.describe import describe
 from ilo_jax.sharding import make_mesh, unsplit
@@ -89,7 +89,7 @@ def summary(folder: Path, *, mesh: str, fsdp: bool, dtype: str) -> str:
         FileNotFoundError: if the folder has no config.json.
         ValueError: if that is not one that we read, or the mesh is malformed.
     """
-    raw, config = hf.raw_config(folder), hf.folder_config(folder)
+    raw, config = repository.raw_config(folder), repository.folder_config(folder)
     devices = parse_mesh(mesh)
     count, held = memory(config, devices, fsdp=fsdp, dtype=dtype)
     lines = {"family": f"{raw['model_type']}, {' '.join(raw.get('architectures') or ['?'])}"}
@@ -106,13 +106,13 @@ def summary(folder: Path, *, mesh: str, fsdp: bool, dtype: str) -> str:
 
 def sentences(folder: Path, config: ModelConfig) -> list[list[int]]:
     """Return token ids of a sentence in several languages; random ones without a tokenizer."""
-    if not any(file for pattern in hf.TOKENIZER for file in folder.glob(pattern)):
+    if not any(file for pattern in repository.TOKENIZER for file in folder.glob(pattern)):
         print(f"no tokenizer in {folder}: comparing on random tokens")
         rng = np.random.default_rng(0)
         return [rng.integers(2, config.vocab, n).tolist() for n in (48, 31, 5)]
     corpus = parallel.sample()
     texts = [corpus.sentences[corpus.languages.index(code)][0] for code in LANGUAGES]
-    return hf.load_tokenizer(folder)(texts)["input_ids"]
+    return repository.load_tokenizer(folder)(texts)["input_ids"]
 
 
 def by_torch(
@@ -206,7 +206,7 @@ def check(folder: Path, *, tolerance: float) -> int:
     if importlib.util.find_spec("torch") is None:
         print("not compared: torch is not installed")
         return NOT_COMPARED
-    config = hf.folder_config(folder)
+    config = repository.folder_config(folder)
     ids = sentences(folder, config)
     theirs = by_torch(folder, ids, head=config.head.kind != "none", causal=config.causal)
     worst = compare(by_us(folder, ids), theirs)
@@ -229,7 +229,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     logging.getLogger("jax").setLevel(logging.WARNING)
     try:
-        folder = e5_small.folder() if MODEL.value == "sample" else hf.resolve(MODEL.value)
+        folder = e5_small.folder() if MODEL.value == "sample" else repository.resolve(MODEL.value)
         print(summary(folder, mesh=MESH.value, fsdp=FSDP.value, dtype=DTYPE.value))
         sys.exit(check(folder, tolerance=TOLERANCE.value))
     except (ImportError, OSError, ValueError) as error:

@@ -36,7 +36,7 @@ from ilo_jax.corpora import parallel
 from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.metrics import ceiling, check_settings, gaussian, nearest, tally
-from ilo_jax.models import e5_small, hf
+from ilo_jax.models import e5_small, hf, repository
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -107,7 +107,7 @@ def read_corpus(config: Config) -> Parallel:
 def states_key(config: Config, corpus: Parallel, folder: Path) -> Key:
     """Return all that determines the hidden states."""
     return {
-        "model": hf.fingerprint(folder),
+        "model": repository.fingerprint(folder),
         "corpus": corpus.hash,
         "languages": list(corpus.languages),
         "sentences": len(corpus.sentences[0]),
@@ -121,10 +121,10 @@ def states_key(config: Config, corpus: Parallel, folder: Path) -> Key:
 
 def fill(store: Store, config: Config, corpus: Parallel, folder: Path) -> Report:
     """Compute the hidden states that the store misses."""
-    shape = hf.folder_config(folder)
+    shape = repository.folder_config(folder)
     ids = token_ids(
         corpus,
-        hf.load_tokenizer(folder),
+        repository.load_tokenizer(folder),
         prefix=config.prefix,
         limit=shape.max_positions,
         vocab=shape.vocab,
@@ -171,7 +171,7 @@ def stored_states(
     config: Config, corpus: Parallel, folder: Path, states: Path
 ) -> tuple[Store, Key]:
     """Return the stored hidden states, computed now where they are missing."""
-    shape = hf.folder_config(folder)
+    shape = repository.folder_config(folder)
     key = states_key(config, corpus, folder)
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
     store = open_store(states, key, shape=(shape.layers + 1, lang, sent, shape.dim))
@@ -231,7 +231,7 @@ def measure(config: Config, workdir: Path) -> report.Scores:
         num_languages=lang,
     )
     workdir.mkdir(parents=True, exist_ok=True)
-    folder = e5_small.folder() if config.model == "sample" else hf.resolve(config.model)
+    folder = e5_small.folder() if config.model == "sample" else repository.resolve(config.model)
     store, key = stored_states(config, corpus, folder, workdir / "states")
     begun = time.perf_counter()
     layers = tqdm(range(store.states.shape[0]), desc="scores", unit="state", disable=None)

@@ -1,4 +1,4 @@
-"""Hugging Face folders: config, tokenizer and weights in, and weights back out."""
+"""Models out of Hugging Face folders, and back into them."""
 
 import hashlib
 import json
@@ -7,11 +7,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +20,8 @@ from jax.typing import DTypeLike
 from tqdm import tqdm
 
 from ilo_jax.models import parameters
-from ilo_jax.models.checkpoint import Mapped, tensor_files, weight_files, write_tensors
-from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.families import family_of, read_config
+from ilo_jax.models.checkpoint import Mapped, tensor_files, write_tensors
+from ilo_jax.models.families import family_of
 from ilo_jax.models.placement import (
     Index,
     Source,
@@ -34,101 +32,16 @@ from ilo_jax.models.placement import (
     sources,
     without_prefix,
 )
+from ilo_jax.models.repository import TOKENIZER, folder_config, matching, raw_config
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import agree, together, unsplit
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 log = logging.getLogger(__name__)
 
-TOKENIZER = ["tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json"]
-TOKENIZER += ["vocab.json", "vocab.txt", "merges.txt"]
-FETCHED = ["config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER]
-"""All that is ever fetched of a repository."""
 DTYPES = ("float32", "bfloat16", "float16")
 """In which a model may be held."""
 CARRIED = [*TOKENIZER, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*"]
 """What a saved model takes over from the folder it came from, as it is."""
-
-
-def resolve(model: str) -> Path:
-    """Return the local folder of a model, fetching it from the hub if it is an id.
-
-    Args:
-        model: a folder, or a hub id "owner/name" (optionally "owner/name@revision").
-
-    Raises:
-        FileNotFoundError: if it is neither, or the hub does not answer for it.
-    """
-    folder = Path(model).expanduser()
-    if model and folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
-        raise FileNotFoundError(f"model must be a folder or a hub id owner/name, got {model!r}")
-    name, _, revision = model.partition("@")
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision or None, allow_patterns=FETCHED
-            )
-        )
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"no folder {model!r} here, and the hub says: {error}") from error
-
-
-def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    return sorted({f for pattern in patterns for f in folder.glob(pattern) if f.is_file()})
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file that decides a hidden state, by name."""
-    digests = {}
-    deciding = ["config.json", "model.safetensors.index.json", *TOKENIZER]
-    for file in sorted([*_files(folder, deciding), *weight_files(folder)]):
-        with file.open("rb") as stream:
-            digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return digests
-
-
-def raw_config(folder: Path) -> dict[str, Any]:
-    """Return the parsed config.json of a model folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is not a JSON object.
-    """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"no config.json in {folder}")
-    try:
-        raw = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {type(raw).__name__}")
-    return raw
-
-
-def folder_config(folder: Path) -> ModelConfig:
-    """Return our configuration of a model folder.
-
-    Raises:
-        FileNotFoundError: if it has no config.json.
-        ValueError: if that is damaged or not one that we read.
-    """
-    raw = raw_config(folder)
-    try:
-        return read_config(raw)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-
-
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """Return the folder's tokenizer, by `transformers`; no code of the folder is run."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 @jax.jit
@@ -171,7 +84,7 @@ def load(
 
     Args:
         folder: with config.json and *.safetensors (single, or sharded with an index);
-            `resolve` finds that of a hub id.
+            `repository.resolve` finds that of a hub id.
         mesh: with axes "data" and "model"; `ilo_jax.sharding.RULES` says how weights lie.
         fsdp: whether weights are also split over "data".
         dtype: of the weights and of the computation: float32, bfloat16 or float16.
@@ -312,7 +225,7 @@ def _finish(model: Transformer, folder: Path, like: Path, partial: Path | None) 
     if model.config.head.kind == "none" and raw.get("architectures"):
         raw["architectures"] = [re.sub(r"For\w+$", "Model", n) for n in raw["architectures"]]
     (partial / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
-    for file in _files(like, CARRIED):
+    for file in matching(like, CARRIED):
         shutil.copyfile(file, partial / file.name)
     partial.rename(folder)
 

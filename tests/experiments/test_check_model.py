@@ -14,7 +14,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments import check_model
-from ilo_jax.models import hf, parameters
+from ilo_jax.models import hf, parameters, repository
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
@@ -116,7 +116,7 @@ def test_summary_of_one_device(llama):
 
 def test_memory_is_that_of_the_largest_share(llama):
     """Embedding and head 70 x 24, two blocks of 4,608 (attention 1,728), norms 5 x 24."""
-    config = hf.folder_config(llama)
+    config = repository.folder_config(llama)
 
     def held(mesh: str, *, fsdp: bool = False) -> tuple[int, int]:
         return check_model.memory(config, check_model.parse_mesh(mesh), fsdp=fsdp, dtype="float32")

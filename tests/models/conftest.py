@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from ilo_jax.models import hf
@@ -408,3 +411,19 @@ def _rope(config: AttentionConfig, rope: Rope | None) -> list[str]:
     }
     words = ["RoPE", *(word for word, has in others.items() if has)]
     return words + ([SCALINGS[type(rope.scaling)]] if rope.scaling else [])
+
+
+@pytest.fixture
+def copied(tiny, tmp_path) -> Callable[[str], Path]:
+    """Return a copy of a variant's folder, to be changed."""
+    return lambda variant: Path(shutil.copytree(tiny(variant).folder, tmp_path / variant))
+
+
+@pytest.fixture
+def tokenized(copied) -> Path:
+    """Return a model folder with a tokenizer of three words."""
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 1, "space": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = copied("llama-gqa")
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder)
+    return folder

@@ -3,9 +3,7 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ import pytest
 import torch
 from flax import nnx
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModel, PreTrainedTokenizerFast
+from transformers import AutoModel
 
-from ilo_jax.models import checkpoint, e5_small, hf, parameters
+from ilo_jax.models import checkpoint, e5_small, hf, parameters, repository
 from ilo_jax.sharding import make_mesh
 from tests.models.variants import VARIANTS
 
@@ -37,12 +34,6 @@ def assert_same_weights(got, expected) -> None:
     for path, weight in got.items():
         assert weight.dtype == expected[path].dtype
         assert np.array_equal(weight, expected[path]), path
-
-
-@pytest.fixture
-def copied(tiny, tmp_path) -> Callable[[str], Path]:
-    """Return a copy of a variant's folder, to be changed."""
-    return lambda variant: Path(shutil.copytree(tiny(variant).folder, tmp_path / variant))
 
 
 @pytest.fixture
@@ -184,7 +175,7 @@ def test_saved_bfloat16_keeps_its_bits(tiny, tmp_path):
     folder = tiny("gpt_neox-quarter").folder
     model = hf.load(folder, mesh=ONE, dtype=jnp.bfloat16)
     hf.save(model, tmp_path / "saved", like=folder)
-    assert hf.raw_config(tmp_path / "saved")["dtype"] == "bfloat16"
+    assert repository.raw_config(tmp_path / "saved")["dtype"] == "bfloat16"
     assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE, dtype=jnp.bfloat16), model)
     back = type(tiny("gpt_neox-quarter").torch).from_pretrained(tmp_path / "saved", dtype="auto")
     for name, tensor in tiny("gpt_neox-quarter").torch.state_dict().items():
@@ -253,7 +244,7 @@ def test_saved_classifier_is_called_the_backbone_it_is(copied, tmp_path):
     raw = {"architectures": ["BertForSequenceClassification"], "dtype": "float32"}
     file.write_text(json.dumps(json.loads(file.read_text()) | raw))
     hf.save(hf.load(file.parent, mesh=ONE), tmp_path / "saved", like=file.parent)
-    assert hf.raw_config(tmp_path / "saved")["architectures"] == ["BertModel"]
+    assert repository.raw_config(tmp_path / "saved")["architectures"] == ["BertModel"]
 
 
 def test_model_of_another_configuration_is_not_saved(tiny, ours, tmp_path):
@@ -382,130 +373,6 @@ def test_folder_may_be_a_string(tiny, ours, tmp_path):
     assert_same_weights(hf.load(str(tmp_path / "saved"), mesh=ONE), ours("llama-gqa"))
 
 
-def test_fingerprint_passes_over_folders(tiny, tmp_path):
-    folder = Path(shutil.copytree(tiny("llama-gqa").folder, tmp_path / "model"))
-    expected = hf.fingerprint(folder)
-    (folder / "tokenizer-files").mkdir()
-    assert hf.fingerprint(folder) == expected
-
-
-def test_config_must_be_there(copied):
-    folder = copied("llama-gqa")
-    (folder / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=f"^no config.json in {re.escape(str(folder))}$"):
-        hf.load(folder, mesh=ONE)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"model_type": ', "is not JSON: Expecting value"),
-        ("", "is not JSON: Expecting value"),
-        ("[]", "must hold a JSON object, got list$"),
-        ("3", "must hold a JSON object, got int$"),
-    ],
-)
-def test_config_must_be_a_json_object(copied, text, message):
-    file = copied("llama-gqa") / "config.json"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(file))} {message}"):
-        hf.load(file.parent, mesh=ONE)
-
-
-def test_config_with_an_unknown_key_is_refused(copied):
-    file = copied("llama-gqa") / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"qk_norm": True}))
-    with pytest.raises(ValueError, match=r"gqa: cannot read config.json of model_type 'llama':\n"):
-        hf.load(file.parent, mesh=ONE)
-
-
-# Names, fingerprints, tokenizers
-
-
-def test_folder_resolves_to_itself(tiny, monkeypatch):
-    folder = tiny("llama-gqa").folder
-    assert hf.resolve(str(folder)) == folder
-    monkeypatch.setenv("HOME", str(folder.parent))
-    assert hf.resolve(f"~/{folder.name}") == folder
-
-
-@pytest.mark.parametrize("model", ["", "gpt2", "a/b/c", "owner/", "owner/na me", "./no/where"])
-def test_malformed_id_is_refused(model):
-    message = f"model must be a folder or a hub id owner/name, got {model!r}"
-    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
-        hf.resolve(model)
-
-
-@pytest.mark.parametrize("model", ["nobody-here/no-model", "nobody-here/no-model@v1", "-a/b-"])
-def test_unknown_id_is_refused(model):
-    with pytest.raises(FileNotFoundError, match=f"^no folder '{model}' here, and the hub says: "):
-        hf.resolve(model)
-
-
-@pytest.mark.parametrize(
-    ("model", "name", "revision"),
-    [("owner/name", "owner/name", None), ("owner/n-1.0@refs/pr/3", "owner/n-1.0", "refs/pr/3")],
-)
-def test_only_what_is_read_is_fetched(monkeypatch, tmp_path, model, name, revision):
-    def fetch(repo_id, *, revision, allow_patterns):
-        asked.append((repo_id, revision, allow_patterns))
-        return str(tmp_path)
-
-    asked = []
-    monkeypatch.setattr(hf.huggingface_hub, "snapshot_download", fetch)
-    assert hf.resolve(model) == tmp_path
-    assert asked == [(name, revision, hf.FETCHED)]
-    unread = ["modeling.py", "pytorch_model.bin", "model.pt", "consolidated.00.pth", "tf_model.h5"]
-    assert not [name for name in unread if any(fnmatch(name, p) for p in hf.FETCHED)]
-
-
-def test_fingerprint_changes_with_one_byte(copied):
-    folder = copied("llama-gqa")
-    before = hf.fingerprint(folder)
-    assert before.keys() == {"config.json", "model.safetensors"}
-    content = bytearray((folder / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
-    after = hf.fingerprint(folder)
-    assert after["config.json"] == before["config.json"]
-    assert after["model.safetensors"] != before["model.safetensors"]
-
-
-def test_fingerprint_covers_the_tokenizer_and_no_prose(copied):
-    folder = copied("llama-gqa")
-    before = hf.fingerprint(folder)
-    (folder / "README.md").write_text("prose")
-    assert hf.fingerprint(folder) == before
-    (folder / "tokenizer.json").write_text("{}")
-    empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
-    assert hf.fingerprint(folder) == before | {"tokenizer.json": empty}
-
-
-@pytest.fixture
-def tokenized(copied) -> Path:
-    """Return a model folder with a tokenizer of three words."""
-    words = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 1, "space": 2}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    folder = copied("llama-gqa")
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder)
-    return folder
-
-
-def test_tokenizer_is_that_of_the_folder(tokenized):
-    assert hf.load_tokenizer(tokenized)("one shared space")["input_ids"] == [1, 0, 2]
-
-
-def test_tokenizer_with_code_of_its_own_is_refused(tokenized, monkeypatch):
-    """Asked at a terminal, transformers would offer to run it."""
-    monkeypatch.setattr("builtins.input", lambda _: "y")
-    (tokenized / "mine.py").write_text("raise SystemExit('the code of the folder was run')")
-    file = tokenized / "tokenizer_config.json"
-    own = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
-    file.write_text(json.dumps(json.loads(file.read_text()) | own))
-    with pytest.raises(ValueError, match="contains custom code which must be executed"):
-        hf.load_tokenizer(tokenized)
-
-
 # Real weights
 
 
@@ -584,7 +451,7 @@ def test_real_model_on_eight_scripts(flores, find):
     for code in SCRIPTS:  # mostly short ones: the English tokenizer makes bytes of most scripts
         first, *lines = (flores / f"devtest/{code}.devtest").read_text().splitlines()[:100]
         texts += [first, *sorted(lines, key=len)[:4]]
-    sentences = hf.load_tokenizer(folder)(texts)["input_ids"]
+    sentences = repository.load_tokenizer(folder)(texts)["input_ids"]
     theirs = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     expected = pooled_by_torch(theirs.eval(), sentences)
     got = pooled_by_us(hf.load(folder, mesh=ONE), sentences)
