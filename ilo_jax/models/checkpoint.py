@@ -22,6 +22,9 @@ DTYPES: dict[str, type] = {
 }
 """Of weights, as safetensors calls them."""
 
+SAMPLE = 64
+"""Bytes of each end of a tensor that tell checkpoints apart."""
+
 INDEX = "model.safetensors.index.json"
 
 
@@ -92,6 +95,15 @@ class Mapped:
         self.pages = np.asarray(np.memmap(file, np.uint8, mode="r"))
         self.start = 8 + int.from_bytes(self.pages[:8].tobytes(), "little")
         self.header = json.loads(self.pages[8 : self.start].tobytes())
+
+    def sample(self) -> bytes:
+        """Return the header and a few bytes of every tensor: other weights, other bytes."""
+        parts = [json.dumps(self.header, sort_keys=True).encode()]
+        for name in sorted(set(self.header) - {"__metadata__"}):
+            first, last = (self.start + offset for offset in self.header[name]["data_offsets"])
+            parts += [self.pages[first:last][:SAMPLE].tobytes()]
+            parts += [self.pages[first:last][-SAMPLE:].tobytes()]
+        return b"".join(parts)
 
     def tensor(self, name: str) -> Shaped[np.ndarray, "..."]:
         """Return one tensor, not to be written to.

@@ -171,6 +171,20 @@ def test_tensors_in_two_files_are_refused(folder):
     refused(folder, ValueError, message)
 
 
+def test_sample_tells_other_weights_and_other_names(tmp_path):
+    def sample(tensors: dict[str, np.ndarray]) -> bytes:
+        save_file(tensors, tmp_path / "model.safetensors")
+        return Mapped(tmp_path / "model.safetensors").sample()
+
+    large = {"a": np.zeros(1000, np.float32), "b": np.ones(3, np.float32)}
+    changed = [np.zeros(1000, np.float32) for _ in range(2)]
+    changed[0][0] = changed[1][-1] = 1
+    renamed = {"a": large["a"], "c": large["b"]}
+    others = [large | {"a": changed[0]}, large | {"a": changed[1]}, renamed]
+    assert len({sample(tensors) for tensors in [large, *others]}) == 4
+    assert sample(large) == sample(dict(large))
+
+
 # Writing
 
 

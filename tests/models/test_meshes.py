@@ -23,13 +23,15 @@ TOLERANCE = 1e-5
 """Of the largest value on one device."""
 MESHES = {"8x1": (8, 1), "2x4": (2, 4), "1x8": (1, 8)}
 
+EIGHT = {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}
+
 # One of every model type, on four devices along "model".
 ONE_OF_EACH = list({family(name): name for name in reversed(VARIANTS)}.values())
 
 
-def saved_llama(folder: Path, sizes: dict[str, Any]) -> Path:
+def saved_llama(folder: Path, sizes: dict[str, Any], *, seed: int = 0) -> Path:
     model = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
-    perturb(model, seed=0)
+    perturb(model, seed=seed)
     model.save_pretrained(folder)
     return folder
 
@@ -37,8 +39,7 @@ def saved_llama(folder: Path, sizes: dict[str, Any]) -> Path:
 @pytest.fixture(scope="module")
 def eight_heads(tmp_path_factory) -> Path:
     """Return a folder of a model whose every axis divides by eight."""
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}
-    return saved_llama(tmp_path_factory.mktemp("eight_heads"), SIZES | heads)
+    return saved_llama(tmp_path_factory.mktemp("eight_heads"), SIZES | EIGHT)
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +208,10 @@ def test_two_processes_read_a_share_each(eight_heads, padded, tmp_path):
         assert np.array_equal(saved[path], weight), path
 
 
-def test_two_processes_with_different_folders_stop_together(eight_heads, smol, tmp_path):
+def test_two_processes_with_different_weights_stop_together(eight_heads, tmp_path):
     """As with a cache on each host, one of them older."""
-    ended = run_two([str(eight_heads), "", ""], [str(smol), "", ""])
+    older = saved_llama(tmp_path, SIZES | EIGHT, seed=1)
+    ended = run_two([str(eight_heads), "", ""], [str(older), "", ""])
     for process in ended:
         assert process.returncode != 0
         assert "is not the same on process [1] as on the first" in process.stderr
