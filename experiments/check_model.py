@@ -106,7 +106,7 @@ def summary(folder: Path, *, mesh: str, fsdp: bool, dtype: str) -> str:
 
 def sentences(folder: Path, config: ModelConfig) -> list[list[int]]:
     """Return token ids of a sentence in several languages; random ones without a tokenizer."""
-    if not any(file for pattern in repository.TOKENIZER for file in folder.glob(pattern)):
+    if not repository.matching(folder, repository.TOKENIZER):
         print(f"no tokenizer in {folder}: comparing on random tokens")
         rng = np.random.default_rng(0)
         return [rng.integers(2, config.vocab, n).tolist() for n in (48, 31, 5)]

@@ -22,13 +22,14 @@ SCALINGS = {
     LongScaling: "longrope",
     YarnScaling: "yarn",
 }
-
+"""Of rotary positions."""
 
 COVERED = {
     "all": "over all heads",
     "each": "of each head, by its own weights",
     "head": "of each head",
 }
+"""What a qk-norm covers."""
 
 
 def describe(config: ModelConfig) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Bidirectional encoders: BERT and those that followed it."""
 
-from ilo_jax.models.families.family import INERT, NO_CROSS_ATTENTION, NUMBER, PLAIN, Family, places
-from ilo_jax.models.families.reading import Key, only
+from ilo_jax.models.families.family import INERT, NO_CROSS_ATTENTION, PLAIN, Family, places
+from ilo_jax.models.families.reading import NUMBER, Key, only
 
 FACTS = {
     "causal": False,

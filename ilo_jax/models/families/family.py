@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, NamedTuple
 
-from ilo_jax.models.families.reading import Key, only
-
-NUMBER = (int, float)
+from ilo_jax.models.families.reading import NUMBER, Key, only
 
 PLAIN = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 """Activations of plain MLPs."""

@@ -11,14 +11,13 @@ from ilo_jax.models.families.family import (
     INV_FREQ,
     KV_KEY,
     LAYER_TYPE_KEYS,
-    NUMBER,
     OTHER_HEADS,
     RMS_KEY,
     Family,
     Place,
     places,
 )
-from ilo_jax.models.families.reading import Key, only, unsupported
+from ilo_jax.models.families.reading import NUMBER, Key, only, unsupported
 
 RMS = {"norm_kind": "rms", "gated": True}
 

@@ -4,7 +4,6 @@ from ilo_jax.models.families.family import (
     INERT,
     INV_FREQ,
     NO_CROSS_ATTENTION,
-    NUMBER,
     OTHER_HEADS,
     PLAIN,
     ROTARY_KEYS,
@@ -12,7 +11,7 @@ from ilo_jax.models.families.family import (
     Place,
     places,
 )
-from ilo_jax.models.families.reading import Key, only
+from ilo_jax.models.families.reading import NUMBER, Key, only
 
 LAYER_NORM = {"norm_kind": "layer", "norm_bias": True}
 BIASES = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}

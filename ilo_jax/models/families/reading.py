@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from types import NoneType
 from typing import Any, NamedTuple
 
+NUMBER = (int, float)
+"""The kind of a key that is read as a float."""
+
 REQUIRED = object()
 """Marks a key without which a config.json is refused."""
 
@@ -55,10 +58,10 @@ class Key(NamedTuple):
         return self.allowed[value] if isinstance(self.allowed, Mapping) else value
 
 
-def only(value: Any, *, also: tuple[str, ...] = ()) -> Key:
+def only(value: Any) -> Key:
     """Return the key that decides nothing, as there is one value that we compute."""
-    kind = (int, float) if isinstance(value, float) else type(value)
-    return Key("", kind, value, (value,), also)
+    kind = NUMBER if isinstance(value, float) else type(value)
+    return Key("", kind, value, (value,))
 
 
 def unsupported() -> Key:

@@ -14,12 +14,10 @@ from ilo_jax.models.config import (
     Scaling,
     YarnScaling,
 )
-from ilo_jax.models.families.reading import Key, read_keys
+from ilo_jax.models.families.reading import NUMBER, Key, read_keys
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """What transformers calls a block that sees everything, and one with a window."""
-
-NUMBER = (int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
