@@ -61,6 +61,8 @@ class Config:
     """Other languages that a point must touch to bridge."""
     distance: str = "cosine"
     """cosine or euclidean."""
+    precision: str = "exact"
+    """exact or fast: how neighbours are proposed; the same are found."""
     permutations: int = 20
     """Shuffles of the language labels behind the ceiling."""
     draws: int = 5
@@ -149,7 +151,7 @@ def score(states: Float32[Array, "lang sent dim"], config: Config) -> report.Sco
     """Return one hidden state's scores with their ceiling and Gaussian null."""
     lang, sent, dim = states.shape
     languages = jnp.repeat(jnp.arange(lang), sent)
-    search = {"k": config.k, "distance": config.distance}
+    search = {"k": config.k, "distance": config.distance, "precision": config.precision}
     counts = {"num_languages": lang, "min_languages": config.min_languages}
     neighbors = nearest(states.reshape(lang * sent, dim), **search)
     scores = tally(neighbors, languages, **counts)
@@ -229,6 +231,7 @@ def measure(config: Config, workdir: Path) -> report.Scores:
         distance=config.distance,
         num_points=lang * sent,
         num_languages=lang,
+        precision=config.precision,
     )
     workdir.mkdir(parents=True, exist_ok=True)
     folder = e5_small.folder() if config.model == "sample" else repository.resolve(config.model)

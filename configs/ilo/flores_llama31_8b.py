@@ -17,6 +17,7 @@ def get_config() -> Config:
         corpus="flores200",
         split="dev",
         languages="paper",
+        precision="fast",
         dtype="bfloat16",
         batch_tokens=16384,
     )

@@ -1,6 +1,7 @@
 """Measures on arrays of hidden states; each takes arrays and returns a NamedTuple."""
 
-from ilo_jax.metrics.ilo import IloScores, bridge, check_settings, ilo, reach, tally, touched
+from ilo_jax.metrics.bridging import bridge, reach, touched
+from ilo_jax.metrics.ilo import IloScores, check_settings, ilo, tally
 from ilo_jax.metrics.neighbors import Neighbors, nearest
 from ilo_jax.metrics.nulls import ceiling, gaussian
 

@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
+from ilo_jax.metrics.bridging import bridge, number_of, reach, touched
+from ilo_jax.metrics.meshes import automatic
 from ilo_jax.metrics.neighbors import Neighbors, nearest, refuse, search_errors
 
 
@@ -23,6 +26,8 @@ class IloScores(NamedTuple):
     """Points whose k-th neighbour is decided within rounding, or tied."""
     unusable: Int[Array, " lang"]
     """Points left out: not finite, or zero under cosine."""
+    redone: Int[Array, " lang"]
+    """Points for which products of low precision proved too little, so that float32 decided."""
 
 
 def tally_errors(k: int, *, min_languages: int, num_languages: int) -> list[str]:
@@ -40,15 +45,22 @@ def tally_errors(k: int, *, min_languages: int, num_languages: int) -> list[str]
 
 
 def check_settings(
-    *, k: int, min_languages: int, distance: str, num_points: int, num_languages: int
+    *,
+    k: int,
+    min_languages: int,
+    distance: str,
+    num_points: int,
+    num_languages: int,
+    precision: str = "exact",
 ) -> None:
     """Refuse settings that no states could be scored with.
 
     Raises:
         ValueError: Naming each of them: `k` outside [1, num_points - 1], `min_languages` outside
-            [1, min(k, num_languages - 1)], fewer than two languages, an unknown distance.
+            [1, min(k, num_languages - 1)], fewer than two languages, more than 2^30 points, an
+            unknown distance or precision.
     """
-    errors = search_errors(num_points, k=k, distance=distance)
+    errors = search_errors(num_points, k=k, distance=distance, precision=precision)
     refuse(errors + tally_errors(k, min_languages=min_languages, num_languages=num_languages))
 
 
@@ -88,6 +100,8 @@ def ilo(
     k: int = 5,
     min_languages: int = 3,
     distance: str = "cosine",
+    precision: str = "exact",
+    mesh: Mesh | None = None,
 ) -> IloScores:
     """Interlingual Local Overlap of each language, over the points of all languages together.
 
@@ -112,7 +126,7 @@ def ilo(
     Works under `jax.jit` and `jax.vmap`; `jax.lax.map(ilo, states)` scores states
     "layer lang sent dim" one layer at a time. Differentiable nowhere: the gradient is stopped.
 
-    Cost: that of `nearest`, 2 point^2 dim operations.
+    Cost: that of `nearest`, 2 point^2 dim operations or half as many.
 
     Example:
         >>> states = jax.random.normal(jax.random.key(0), (31, 100, 64))
@@ -126,24 +140,30 @@ def ilo(
         k: Number of neighbours.
         min_languages: Number of other languages that a point must touch to bridge.
         distance: "cosine" or "euclidean".
+        precision: "exact" or "fast", as for `nearest`; both give the same scores.
+        mesh: Devices to share the work, as for `nearest`.
 
     Raises:
         ValueError: If `check_settings` refuses the settings, or if states "point dim" come without
             `languages` and `num_languages`, or states "lang sent dim" with one of them.
     """
     count = count_languages(states, languages, num_languages)
-    points = states.reshape(-1, states.shape[-1])
+    points = automatic(states).reshape(-1, states.shape[-1])
     if languages is None:
         languages = jnp.repeat(jnp.arange(count), states.shape[1])
+    languages = automatic(languages)
     check_settings(
         k=k,
         min_languages=min_languages,
         distance=distance,
         num_points=len(points),
         num_languages=count,
+        precision=precision,
     )
     present = (languages >= 0) & (languages < count)
-    neighbors = nearest(points, k=k, distance=distance, usable=present)
+    neighbors = nearest(
+        points, k=k, distance=distance, usable=present, precision=precision, mesh=mesh
+    )
     return tally(neighbors, languages, num_languages=count, min_languages=min_languages)
 
 
@@ -168,6 +188,7 @@ def tally(
     """
     k = neighbors.index.shape[1]
     refuse(tally_errors(k, min_languages=min_languages, num_languages=num_languages))
+    languages = automatic(languages)
     return _tally(neighbors, languages, num_languages=num_languages, min_languages=min_languages)
 
 
@@ -184,13 +205,14 @@ def _tally(
     share = bridge(touches, counted, min_languages=min_languages)
     reached = reach(touches, counted)
     total = share + reached
-    everyone = _members(languages, num_languages)
+    number = partial(number_of, languages=languages, num_languages=num_languages)
     return IloScores(
         bridge=share,
         reach=reached,
         ilo=2 * share * reached / jnp.where(total == 0, 1, total),
-        uncertain=jnp.sum(everyone & neighbors.uncertain[:, None], axis=0),
-        unusable=jnp.sum(everyone & neighbors.unusable[:, None], axis=0),
+        uncertain=number(neighbors.uncertain),
+        unusable=number(neighbors.unusable),
+        redone=number(neighbors.redone),
     )
 
 
@@ -199,61 +221,3 @@ def counted_languages(
 ) -> Int[Array, " point"]:
     """The languages of the points that have neighbours; -1 for all others."""
     return jnp.where(neighbors.index[:, 0] >= 0, languages, -1)
-
-
-@partial(jax.jit, static_argnames="num_languages")
-def touched(
-    index: Int[Array, "point k"], languages: Int[Array, " point"], *, num_languages: int
-) -> Bool[Array, "point lang"]:
-    """True where a point has a neighbour of the language and is not itself of it.
-
-    Args:
-        index: Neighbours of each point; -1 for none.
-        languages: Language of each point; a label outside [0, num_languages) is none.
-        num_languages: Number of languages.
-    """
-    theirs = jnp.where(index >= 0, languages[index], -1)
-    present = jnp.any(theirs[:, :, None] == jnp.arange(num_languages)[None, None], axis=1)
-    return present & ~_members(languages, num_languages)
-
-
-@partial(jax.jit, static_argnames="min_languages")
-def bridge(
-    touches: Bool[Array, "point lang"], languages: Int[Array, " point"], *, min_languages: int
-) -> Float[Array, " lang"]:
-    """Share of each language's points that touch at least `min_languages` others, in [0, 1].
-
-    NaN for a language without points, and for all where fewer than `min_languages` + 1 have points.
-
-    Args:
-        touches: What `touched` returned.
-        languages: Language of each point; a point of any other label does not count.
-        min_languages: Number of languages that a point must touch to bridge.
-    """
-    members = _members(languages, touches.shape[1])
-    bridging = jnp.sum(touches, axis=1) >= min_languages
-    points = jnp.sum(members, axis=0)
-    share = jnp.sum(members & bridging[:, None], axis=0) / points
-    return jnp.where(jnp.sum(points > 0) > min_languages, share, jnp.nan)
-
-
-@jax.jit
-def reach(
-    touches: Bool[Array, "point lang"], languages: Int[Array, " point"]
-) -> Float[Array, " lang"]:
-    """Share of the other languages touched by any point of each language, in [0, 1].
-
-    NaN for a language without points, and for all where no other has points.
-
-    Args:
-        touches: What `touched` returned.
-        languages: Language of each point; a point of any other label does not count.
-    """
-    members = _members(languages, touches.shape[1])
-    present = jnp.any(members, axis=0)
-    pairs = jnp.einsum("pl,pm->lm", members.astype(jnp.float32), touches.astype(jnp.float32)) > 0
-    return jnp.sum(pairs, axis=1) / jnp.where(present, jnp.sum(present) - 1, jnp.nan)
-
-
-def _members(languages: Int[Array, " point"], num_languages: int) -> Bool[Array, "point lang"]:
-    return languages[:, None] == jnp.arange(num_languages)[None]

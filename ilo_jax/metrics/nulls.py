@@ -8,8 +8,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from ilo_jax.metrics.cloud import usable_points
 from ilo_jax.metrics.ilo import count_languages, counted_languages, ilo, tally, tally_errors
-from ilo_jax.metrics.neighbors import Neighbors, refuse, search_errors, usable_points
+from ilo_jax.metrics.neighbors import Neighbors, refuse, search_errors
 
 
 def ceiling(
@@ -91,6 +92,7 @@ def gaussian(
     distance: str,
     seed: int,
     draws: int = 5,
+    precision: str = "exact",
 ) -> Float[Array, " lang"]:
     """The ILO of language clouds of the same shape without shared meaning, in [0, 1].
 
@@ -122,12 +124,14 @@ def gaussian(
         distance: As for `ilo`.
         seed: Of the draws.
         draws: How many to average over.
+        precision: As for `ilo`.
 
     Raises:
         ValueError: As `ilo` does, or if `draws` is below 1 or no point has a language.
     """
     count = count_languages(states, languages, num_languages)
-    errors = search_errors(states.size // states.shape[-1], k=k, distance=distance)
+    points = states.size // states.shape[-1]
+    errors = search_errors(points, k=k, distance=distance, precision=precision)
     errors += tally_errors(k, min_languages=min_languages, num_languages=count)
     if draws < 1:
         errors.append(f"draws must be at least 1, got {draws}")
@@ -138,6 +142,7 @@ def gaussian(
         k=k,
         min_languages=min_languages,
         distance=distance,
+        precision=precision,
     )
 
 
@@ -156,7 +161,7 @@ def _stacked(
     return jnp.asarray(points).at[places].get(mode="fill", fill_value=jnp.nan)
 
 
-@partial(jax.jit, static_argnames=("k", "min_languages", "distance"))
+@partial(jax.jit, static_argnames=("k", "min_languages", "distance", "precision"))
 def _gaussian(
     states: Float[Array, "lang sent dim"],
     keys: Key[Array, " draw"],
@@ -164,11 +169,13 @@ def _gaussian(
     k: int,
     min_languages: int,
     distance: str,
+    precision: str,
 ) -> Float[Array, " lang"]:
     def score(key: Key[Array, ""]) -> Float[Array, " lang"]:
         each = jax.random.split(key, len(states))
         drawn = lax.map(lambda cloud: _draw(*cloud, distance=distance), (each, states))
-        return ilo(drawn, k=k, min_languages=min_languages, distance=distance).ilo
+        settings = {"k": k, "min_languages": min_languages, "distance": distance}
+        return ilo(drawn, precision=precision, **settings).ilo
 
     return jnp.mean(lax.map(score, keys), axis=0)
 

@@ -173,6 +173,7 @@ BAD_CONFIGS = [
     ({"min_languages": 6}, "min_languages must be"),
     ({"k": 72}, "k must be"),
     ({"distance": "dot"}, "distance must be"),
+    ({"precision": "rough"}, "precision must be"),
     ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got 'float16'"),
     ({"seed": 2**63}, r"seed must be below 2\^63, got 9223372036854775808"),
     ({"sentences": -1, "draws": 0}, "sentences must be at least 0, got -1; draws must be"),

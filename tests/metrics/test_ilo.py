@@ -3,6 +3,7 @@
 import inspect
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from ilo_jax.metrics import (
     touched,
 )
 from ilo_jax.metrics.ilo import count_languages
+from ilo_jax.sharding import along_data, make_mesh
 
 
 def definition(points, labels, *, num_languages, k, min_languages, distance) -> np.ndarray:
@@ -95,7 +97,7 @@ def duplicates(points: np.ndarray, share: float = 0.3) -> np.ndarray:
 
 def meanings(labels: np.ndarray, dim: int) -> np.ndarray:
     """Sentences in translation, languages somewhat apart, all around one far point."""
-    meaning, language = normal(30, dim, seed=1), normal(99, dim, seed=2)
+    meaning, language = normal(30, dim, seed=1), normal(204, dim, seed=2)
     order = np.argsort(np.argsort(labels, kind="stable")) % 30
     noise = normal(len(labels), dim, seed=3)
     return normal(dim, seed=4) * 30 + meaning[order] + 0.4 * language[labels] + 0.5 * noise
@@ -106,6 +108,7 @@ UNEVEN = {
     "four languages": labelled([30, 1, 60, 9]),
     "twelve languages": labelled([*range(3, 14), 12]),
     "forty languages": labelled([1, 2, 3, 4] * 10),
+    "two hundred and four languages": labelled([1, 2, 1] * 68),
 }
 SETTINGS = [
     ("two languages", 5, 1),
@@ -116,6 +119,14 @@ SETTINGS = [
     ("forty languages", 5, 5),
     ("forty languages", 1, 1),
 ]
+
+
+MESH = make_mesh(data=8)
+WAYS: dict[str, dict[str, Any]] = {
+    "fast": {"precision": "fast"},
+    "8 devices": {"mesh": MESH},
+    "8 devices, fast": {"mesh": MESH, "precision": "fast"},
+}
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
@@ -135,6 +146,46 @@ def test_against_the_definition(kind, languages, k, t, distance):
     check(scores, definition(points, labels, **settings), labels)
     if kind != "duplicates":
         assert scores.uncertain.sum() <= 0.02 * len(labels)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("languages", "k", "t", "distance"),
+    [
+        ("two languages", 5, 1, "euclidean"),
+        ("forty languages", 64, 30, "cosine"),
+        ("two hundred and four languages", 5, 3, "cosine"),
+    ],
+)
+def test_fast_and_shared_against_the_definition(languages, k, t, distance, way):
+    labels = UNEVEN[languages]
+    settings = {
+        "num_languages": int(max(labels)) + 1,
+        "k": k,
+        "min_languages": t,
+        "distance": distance,
+    }
+    for points in (meanings(labels, 24), duplicates(normal(len(labels), 24))):
+        scores = ilo(jnp.asarray(points), languages=jnp.asarray(labels), **settings, **WAYS[way])
+        check(scores, definition(points, labels, **settings), labels)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_redone_points_are_counted_by_language(way):
+    """Those of the last two languages lie too close together for bfloat16."""
+    states = normal(4, 30, 24)
+    states[2:] = states[2:, :1] + 0.01 * states[2:]
+    scores = ilo(jnp.asarray(states), min_languages=1, **WAYS[way])
+    assert (scores.redone == 30).tolist() == [False, False, "fast" in way, "fast" in way]
+    assert scores.redone[:2].sum() <= (10 if "fast" in way else 0)
+    same(scores._replace(redone=jnp.zeros(4)), ilo(jnp.asarray(states), min_languages=1))
+
+
+def test_states_may_be_split_by_sentence():
+    states = jnp.asarray(meanings(np.repeat(np.arange(4), 32), 24).reshape(4, 32, 24))
+    split = jax.device_put(states, along_data(MESH, axis=1))
+    same(ilo(split, mesh=MESH), ilo(states))
+    same(jax.jit(partial(ilo, mesh=MESH))(split), ilo(states))
 
 
 @pytest.mark.parametrize("dim", [1, 2, 200])
@@ -314,6 +365,7 @@ NEIGHBORS = Neighbors(
     index=jnp.array([[1, 2], [0, 3], [4, 3], [1, 0], [-1, -1]]),
     uncertain=jnp.array([True, False, False, False, False]),
     unusable=jnp.array([False, False, False, False, True]),
+    redone=jnp.zeros(5, bool),
 )
 NAMES = jnp.array([0, 0, 1, 2, 2])
 
@@ -410,3 +462,9 @@ def test_a_label_for_each_point_is_asked_for():
     unchecked = inspect.unwrap(count_languages)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         unchecked(jnp.ones((24, 8)), jnp.zeros(23, int), 4)
+
+
+def test_an_unknown_precision_is_refused():
+    message = "precision must be one of exact, fast, got 'low'"
+    with pytest.raises(ValueError, match=exactly(message)):
+        ilo(jnp.zeros((4, 30, 8)), precision="low")

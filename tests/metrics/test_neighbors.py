@@ -1,17 +1,42 @@
-"""Neighbours against float64; `uncertain` must cover all that rounding could change."""
+"""Neighbours against float64; `uncertain` must cover all that rounding could change.
 
+However a search is cut up, and whatever its products are made of, the same must come out.
+"""
+
+import logging
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ilo_jax.metrics import Neighbors, nearest
+from ilo_jax.metrics import Neighbors, ilo, nearest
+from ilo_jax.sharding import make_mesh
 
-POINTS, DIM, K = 400, 32, 5
+# A prime: no block, tile or number of devices divides it.
+POINTS, DIM, K = 397, 32, 5
 DISTANCES = ["cosine", "euclidean"]
+MESH = make_mesh(data=8)
+# Each with one distance only, for every shape is compiled for each of them.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "by pairs": {"distance": "euclidean", "symmetric": True, "block": 70},
+    "fast": {"distance": "cosine", "precision": "fast", "block": 64},
+    "fast by pairs": {
+        "distance": "cosine",
+        "precision": "fast",
+        "symmetric": True,
+        "block": 57,
+        "tile": 7,
+    },
+    "8 devices": {"distance": "cosine", "mesh": MESH, "block": 7},
+    "8 devices, fast": {"distance": "euclidean", "precision": "fast", "mesh": MESH},
+}
+FAST = [name for name in VARIANTS if "fast" in name]
+variants = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def distances(points: np.ndarray, distance: str) -> np.ndarray:
@@ -35,6 +60,22 @@ def duplicated() -> np.ndarray:
     return points
 
 
+def anisotropic() -> np.ndarray:
+    """Points whose mean cosine is 0.9998, as of a transformer's states."""
+    spread = np.exp(-np.arange(DIM, dtype=np.float32) / 8)
+    points = normal(POINTS, DIM) * spread
+    common = normal(DIM, seed=1)
+    return points + common * np.linalg.norm(spread) / np.linalg.norm(common) / np.sqrt(2e-4)
+
+
+def clusters(first: int = 0) -> np.ndarray:
+    """Twenties of points, from the first one on, that only bfloat16 cannot tell apart."""
+    points = normal(POINTS, DIM)
+    centres = np.repeat(normal(20, DIM, seed=1), 20, axis=0)[:POINTS]
+    points[first:] = (centres + points * 0.01)[first:]
+    return points
+
+
 def outlying() -> np.ndarray:
     points = normal(POINTS, DIM)
     points[7] *= 1e4
@@ -47,19 +88,22 @@ def shells() -> np.ndarray:
     centres = normal(20, 1, DIM)
     around = rng.permuted(np.tile(normal(DIM), (20, 19, 1)), axis=2)
     around *= rng.choice([-1, 1], around.shape) * (1 + 1e-6 * rng.standard_normal((20, 19, 1)))
-    return np.concatenate([centres, centres + around * 0.1], axis=1).reshape(POINTS, DIM)
+    return np.concatenate([centres, centres + around * 0.1], axis=1).reshape(400, DIM)[:POINTS]
 
 
 CASES = {
     "gaussian": normal(POINTS, DIM),
     "common direction": normal(POINTS, DIM) * 0.01 + normal(DIM, seed=1) * 3,
+    "anisotropic": anisotropic().astype(np.float32),
     "nearly parallel": normal(POINTS, DIM) * 1e-4 + normal(DIM, seed=1),
     "duplicates": duplicated(),
     "lattice": np.round(normal(POINTS, DIM)).clip(-1, 1) + np.eye(DIM, dtype=np.float32)[0] * 2,
     "widely varying norms": normal(POINTS, DIM) * np.exp(normal(POINTS, 1, seed=1)),
     "outlier": outlying(),
-    "tight clusters": np.repeat(normal(20, DIM), 20, axis=0) + normal(POINTS, DIM) * 1e-5,
-    "clusters within rounding": np.repeat(normal(20, DIM), 20, axis=0)
+    "clusters": clusters(),
+    "clusters in the last third": clusters(first=270),
+    "tight clusters": np.repeat(normal(20, DIM), 20, axis=0)[:POINTS] + normal(POINTS, DIM) * 1e-5,
+    "clusters within rounding": np.repeat(normal(20, DIM), 20, axis=0)[:POINTS]
     * (1 + 1e-7 * normal(POINTS, 1)),
     "shells": shells().astype(np.float32),
     "few values": np.round(normal(POINTS, DIM) * 4) / 4,
@@ -70,6 +114,7 @@ CASES = {
     "more dimensions than points": normal(40, 300),
     "three points more than neighbours": normal(K + 3, 4),
 }
+FEW_UNCERTAIN = ["gaussian", "common direction", "anisotropic", "widely varying norms", "outlier"]
 
 
 def check(points: np.ndarray, found: Neighbors, distance: str, *, k: int = K) -> None:
@@ -84,6 +129,10 @@ def check(points: np.ndarray, found: Neighbors, distance: str, *, k: int = K) ->
         tied = true[i, order[i, k]] - true[i, order[i, k - 1]] <= 1e-14 * true[i, order[i, k]]
         assert not tied or uncertain
     np.testing.assert_array_equal(found.unusable, False)
+
+
+def search(points: np.ndarray, variant: str, **settings: Any) -> Neighbors:
+    return nearest(jnp.asarray(points), **{"k": K} | VARIANTS[variant] | settings)
 
 
 def same(found: Neighbors, other: Neighbors, *, least: float = 0.9) -> None:
@@ -102,13 +151,29 @@ def test_against_the_definition(points, distance):
     check(points, nearest(jnp.asarray(points), k=K, distance=distance), distance)
 
 
+@variants
+@pytest.mark.parametrize("points", CASES.values(), ids=CASES)
+def test_variants_against_the_definition(points, variant):
+    check(points, search(points, variant), VARIANTS[variant]["distance"])
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize(
-    "name", ["gaussian", "common direction", "widely varying norms", "outlier"]
-)
+@pytest.mark.parametrize("name", FEW_UNCERTAIN)
 def test_most_points_are_certain(name, distance):
     found = nearest(jnp.asarray(CASES[name]), k=K, distance=distance)
     assert found.uncertain.mean() <= 0.01
+
+
+@variants
+@pytest.mark.parametrize("name", [*FEW_UNCERTAIN, "clusters", "clusters in the last third"])
+def test_most_points_are_certain_in_variants(name, variant):
+    assert search(CASES[name], variant).uncertain.mean() <= 0.01
+
+
+def test_the_anisotropic_case_is_what_it_says():
+    points = CASES["anisotropic"].astype(np.float64)
+    cosines = 1 - distances(points, "cosine") ** 2 / 2
+    assert abs(cosines[~np.eye(POINTS, dtype=bool)].mean() - 0.9998) <= 1e-5
 
 
 def test_few_points_of_many_dimensions_are_uncertain():
@@ -120,6 +185,76 @@ def test_few_points_of_many_dimensions_are_uncertain():
 def test_other_counts_of_neighbours(k):
     points = CASES["gaussian"]
     check(points, nearest(jnp.asarray(points), k=k), "cosine", k=k)
+
+
+@pytest.mark.parametrize(
+    ("variant", "k"),
+    [
+        ("by pairs", 1),
+        ("by pairs", POINTS - 2),
+        ("fast", 16),
+        ("fast by pairs", 64),
+        ("8 devices", 2),
+        ("8 devices", 64),
+        ("8 devices, fast", POINTS - 2),
+    ],
+)
+def test_other_counts_of_neighbours_in_variants(variant, k):
+    """Also more than the points of a block, a tile or a device."""
+    points = CASES["anisotropic"]
+    found = search(points, variant, k=k)
+    check(points, found, VARIANTS[variant]["distance"], k=k)
+    assert found.uncertain.mean() <= 0.2
+
+
+@variants
+def test_three_points(variant):
+    """Fewer than devices, and a single candidate more than neighbours."""
+    found = search(normal(3, 2), variant, k=1)
+    check(normal(3, 2), found, VARIANTS[variant]["distance"], k=1)
+    np.testing.assert_array_equal(found.uncertain, False)
+
+
+def planted() -> np.ndarray:
+    """The first half lies between the others and their mirror images, some of those moved a bit."""
+    points = normal(300, DIM)
+    points[:203, 0] = 0
+    images = points[203:] * np.where(np.arange(DIM) == 0, -1, 1).astype(np.float32)
+    images[48:] = np.nextafter(images[48:], normal(49, DIM, seed=1) * 100)
+    return np.concatenate([points, images])
+
+
+@variants
+def test_planted_ties_are_uncertain_and_nothing_else(variant):
+    points = planted()
+    found = search(points, variant)
+    true = np.sort(distances(points, VARIANTS[variant]["distance"]), axis=1)
+    gap = 1 - true[:, K - 1] / true[:, K]
+    exact, near = gap <= 1e-14, (gap > 1e-14) & (gap <= 2.0**-23)
+    assert min(exact.sum(), near.sum()) >= 20
+    np.testing.assert_array_equal(found.uncertain[exact | near], True)
+    np.testing.assert_array_equal(found.uncertain[gap >= 1e-5], False)
+    assert (gap >= 1e-5).mean() >= 0.5
+
+
+def test_exact_products_need_not_be_redone():
+    for name in ("gaussian", "clusters"):
+        assert not nearest(jnp.asarray(CASES[name]), k=K).redone.any()
+        for variant in set(VARIANTS) - set(FAST):
+            assert not search(CASES[name], variant).redone.any()
+
+
+@pytest.mark.parametrize("variant", FAST)
+def test_low_precision_is_redone_where_it_proves_too_little(variant):
+    distance = VARIANTS[variant]["distance"]
+    for name, least, most in [
+        ("gaussian", 0, 0),
+        ("clusters", POINTS, POINTS),
+        ("clusters in the last third", 120, POINTS // 2),
+    ]:
+        found = search(CASES[name], variant)
+        assert least <= found.redone.sum() <= most
+        same(found, nearest(jnp.asarray(CASES[name]), k=K, distance=distance), least=0.99)
 
 
 def test_all_others_are_certain_neighbours():
@@ -153,14 +288,65 @@ def test_blocks_change_nothing(block, name):
     same(nearest(points, k=K), nearest(points, k=K, block=block), least=0.6)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tile": 1},
+        {"block": 7, "tile": 2},
+        {"block": 64, "tile": 1000},
+        {"symmetric": True, "block": 1, "tile": 1},
+        {"symmetric": True, "block": 133, "tile": 50},
+        {"precision": "fast", "block": 64, "tile": 7},
+        {"precision": "fast", "symmetric": True, "block": 1000, "tile": 1000},
+        {"mesh": make_mesh(data=1), "precision": "fast"},
+        {"mesh": make_mesh(data=2), "tile": 3},
+        {"mesh": make_mesh(data=4, model=2), "precision": "fast", "block": 1, "tile": 50},
+    ],
+    ids=str,
+)
+def test_no_setting_changes_anything(settings):
+    for name in ("anisotropic", "clusters in the last third"):
+        points = jnp.asarray(CASES[name])
+        same(nearest(points, k=K, **settings), nearest(points, k=K), least=0.99)
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_order_changes_nothing(distance):
     points = jnp.asarray(CASES["gaussian"])
     order = np.random.default_rng(1).permutation(POINTS)
     found = nearest(points[order], k=K, distance=distance)
     back = np.argsort(order)
-    renamed = Neighbors(order[found.index][back], found.uncertain[back], found.unusable[back])
+    renamed = jax.tree.map(lambda x: x[back], found)._replace(index=order[found.index][back])
     same(renamed, nearest(points, k=K, distance=distance))
+
+
+@variants
+def test_order_changes_nothing_in_variants(variant):
+    points = CASES["clusters in the last third"]
+    order = np.random.default_rng(1).permutation(POINTS)
+    found = search(points[order], variant)
+    back = np.argsort(order)
+    renamed = jax.tree.map(lambda x: x[back], found)._replace(index=order[found.index][back])
+    same(renamed, search(points, variant), least=0.99)
+
+
+PLACEMENTS = {
+    "whole on each device": PartitionSpec(),
+    "by point": PartitionSpec("data"),
+    "by dim": PartitionSpec(None, "data"),
+}
+
+
+@pytest.mark.parametrize("variant", ["8 devices", "8 devices, fast"])
+@pytest.mark.parametrize("placement", PLACEMENTS.values(), ids=PLACEMENTS)
+def test_points_may_lie_on_the_mesh_in_any_way(placement, variant):
+    """400 points are 50 for each of 8 devices, made 51 or 54 by a tile of 3 or 6."""
+    points = np.append(CASES["clusters in the last third"], normal(3, DIM, seed=9), axis=0)
+    placed = jax.device_put(points, NamedSharding(MESH, placement))
+    settings = VARIANTS[variant] | {"k": K}
+    found = nearest(placed, **settings)
+    expected = nearest(jnp.asarray(points), k=K, distance=settings["distance"])
+    same(found, expected, least=0.99)
 
 
 def test_scale_changes_nothing_under_cosine():
@@ -204,6 +390,26 @@ def test_unusable_points_count_as_dropped(name, distance):
     np.testing.assert_array_equal(found.uncertain[kept], dropped.uncertain)
 
 
+@variants
+def test_unusable_points_count_as_dropped_in_variants(variant):
+    """As many remain unusable as there is padding; all of them lie at the centre."""
+    distance = VARIANTS[variant]["distance"]
+    points = CASES["anisotropic"][: POINTS - 6]
+    rows = [np.full(DIM, np.nan), np.full(DIM, -np.inf), np.zeros(DIM)] * 2
+    places = [0, 17, 60, 200, POINTS - 6, POINTS - 6]
+    rows = np.insert(points, places, rows, axis=0).astype(np.float32)
+    unusable = np.insert(np.zeros(POINTS - 6, bool), places, True)
+    kept = np.flatnonzero(~unusable)
+    found = search(rows, variant, usable=jnp.asarray(~unusable))
+    np.testing.assert_array_equal(found.unusable, unusable)
+    np.testing.assert_array_equal(found.index[unusable], -1)
+    np.testing.assert_array_equal(found.uncertain[unusable], False)
+    np.testing.assert_array_equal(found.redone[unusable], False)
+    dropped = nearest(jnp.asarray(points), k=K, distance=distance)
+    renamed = jax.tree.map(lambda x: x[kept], found)
+    same(renamed, dropped._replace(index=kept[dropped.index]), least=0.99)
+
+
 def test_zero_is_a_point_under_euclidean_distance():
     found = nearest(jnp.zeros((7, 3)).at[0, 0].set(jnp.nan), k=2, distance="euclidean")
     np.testing.assert_array_equal(found.unusable, [True] + [False] * 6)
@@ -237,6 +443,55 @@ def test_under_the_transforms_of_jax(transform):
         same(Neighbors(*(field[layer] for field in found)), search(one))
 
 
+def test_one_of_a_batch_is_redone_under_vmap():
+    states = jnp.stack([CASES["gaussian"], CASES["clusters in the last third"]])
+    found = jax.vmap(partial(nearest, k=K, precision="fast"))(states)
+    np.testing.assert_array_equal(found.redone.any(axis=1), [False, True])
+    for layer, one in enumerate(states):
+        same(Neighbors(*(field[layer] for field in found)), nearest(one, k=K), least=0.99)
+
+
+def test_by_pairs_under_map():
+    states = jnp.asarray(normal(3, 60, DIM))
+    search = partial(nearest, k=K, symmetric=True, block=16)
+    found = jax.jit(partial(jax.lax.map, search))(states)
+    for layer, one in enumerate(states):
+        same(Neighbors(*(field[layer] for field in found)), nearest(one, k=K, block=16))
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_each_device_searches_its_own_points_in_a_map_of_the_caller(precision):
+    states = jnp.asarray(normal(8 * 60, DIM))
+    search = jax.shard_map(
+        partial(nearest, k=K, precision=precision),
+        mesh=MESH,
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec("data"),
+        check_vma=False,
+    )
+    found = jax.jit(search)(states)
+    for device in range(8):
+        own = slice(device * 60, (device + 1) * 60)
+        expected = nearest(states[own], k=K, block=16)
+        same(jax.tree.map(lambda x, own=own: x[own], found), expected)
+
+
+@pytest.mark.parametrize("mesh", [None, MESH], ids=["one device", "8 devices"])
+@pytest.mark.parametrize("metric", [partial(nearest, k=2), partial(ilo, k=3)])
+def test_the_same_shapes_are_compiled_once(metric, mesh, caplog):
+    states = normal(2, 5, 7, 3)
+    batches = [jnp.asarray(s if metric.func is ilo else s.reshape(35, 3)) for s in states]
+    search = partial(metric, mesh=mesh, precision="fast")
+    compiled = []
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for batch in batches:
+            caplog.clear()
+            jax.block_until_ready(search(batch))
+            compiled.append([m for m in caplog.messages if m.startswith("Compiling")])
+    assert any("_nearest" in message for message in compiled[0])
+    assert compiled[1] == []
+
+
 def test_the_gradient_is_stopped():
     points = jnp.asarray(normal(8, 3))
     _, tangent = jax.jvp(lambda p: nearest(p, k=2).index * jnp.ones(()), (points,), (points,))
@@ -252,12 +507,29 @@ ERRORS = [
     ({"k": 500}, "k must be in [1, 119] for 120 points, got 500"),
     ({"k": 120}, "k must be in [1, 119] for 120 points, got 120"),
     ({"k": 2, "distance": "dot"}, "distance must be one of cosine, euclidean, got 'dot'"),
+    ({"k": 2, "precision": "high"}, "precision must be one of exact, fast, got 'high'"),
     ({"k": 2, "block": 0}, "block must be at least 1, got 0"),
+    ({"k": 2, "tile": 0}, "tile must be at least 1, got 0"),
     (
-        {"k": -1, "distance": "dot", "block": -3},
+        {"k": 2, "symmetric": True, "mesh": MESH},
+        "symmetric must not be asked for with a mesh, got both",
+    ),
+    (
+        {
+            "k": -1,
+            "distance": "dot",
+            "precision": "",
+            "block": -3,
+            "tile": -1,
+            "symmetric": True,
+            "mesh": MESH,
+        },
         "k must be in [1, 119] for 120 points, got -1; "
         "distance must be one of cosine, euclidean, got 'dot'; "
-        "block must be at least 1, got -3",
+        "precision must be one of exact, fast, got ''; "
+        "block must be at least 1, got -3; "
+        "tile must be at least 1, got -1; "
+        "symmetric must not be asked for with a mesh, got both",
     ),
 ]
 
@@ -266,3 +538,15 @@ ERRORS = [
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=exactly(message)):
         nearest(jnp.zeros((120, 2)), **settings)
+
+
+def test_more_points_than_an_index_can_name_are_refused():
+    def shapes(count: int, **settings: Any) -> Neighbors:
+        points = jax.ShapeDtypeStruct((count, 1), jnp.float32)
+        return jax.eval_shape(partial(nearest, k=1, **settings), points)
+
+    for settings in ({}, {"mesh": MESH}, {"symmetric": True}):
+        assert shapes(2**30, **settings).index.shape == (2**30, 1)
+        with pytest.raises(ValueError) as refused:  # noqa: PT011
+            shapes(2**30 + 1, **settings)
+        assert str(refused.value) == "there must be at most 1073741824 points, got 1073741825"

@@ -69,7 +69,9 @@ def test_the_seed_decides():
 def test_a_permutation_keeps_the_neighbours():
     """All neighbours of the last point are of no language, so its language reaches nothing."""
     index = jnp.array([[1, 2], [0, 2], [0, 1], [5, 4], [-1, -1], [-1, -1]])
-    neighbors = Neighbors(index, jnp.zeros(6, bool), jnp.array([False] * 4 + [True] * 2))
+    neighbors = Neighbors(
+        index, jnp.zeros(6, bool), jnp.array([False] * 4 + [True] * 2), jnp.zeros(6, bool)
+    )
     labels = jnp.array([0, 1, 2, -1, 0, 1])
     counts = {"num_languages": 3, "min_languages": 2}
     scores = tally(neighbors, labels, **counts)

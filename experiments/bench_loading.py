@@ -1,7 +1,7 @@
 """Loading a checkpoint: our `hf.load` against `safetensors.numpy.load_file` and `device_put`.
 
-    python -m experiments.benchmark_loading
-    python -m experiments.benchmark_loading --gib=3 --rounds=7
+    python -m experiments.bench_loading
+    python -m experiments.bench_loading --gib=3 --rounds=7
 
 Writes a synthetic bfloat16 checkpoint of Llama's architecture to a temporary folder,
 loads it in turn in both ways in one process, and prints the medians and their ratio;
@@ -25,16 +25,14 @@ import numpy as np
 from absl import app, flags
 from safetensors.numpy import load_file, save_file
 
+from experiments.timing import anonymous
 from ilo_jax.models import hf
 from ilo_jax.models.families import family_of, read_config
 from ilo_jax.models.parameters import abstract, shapes, weights
 from ilo_jax.models.placement import by_tensor, sources
 from ilo_jax.sharding import make_mesh
 
-GIB = flags.DEFINE_float("gib", 1.5, "Size of the checkpoint.", lower_bound=0.05)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Loads of each kind.", lower_bound=5)
-ONLY = flags.DEFINE_enum("only", None, ["ours", "peer"], "Load --folder once, this way.")
-FOLDER = flags.DEFINE_string("folder", None, "With --only: the checkpoint.")
+FLAGS = flags.FLAGS
 
 RAW = {
     "model_type": "llama",
@@ -89,18 +87,9 @@ def seconds(load: Callable[[Path], list[jax.Array]], folder: Path) -> float:
     return time.perf_counter() - begun
 
 
-def anonymous(pid: int) -> int:
-    """Return the anonymous memory of a process in bytes, 0 once it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(s.split()[1]) * 1024 for s in lines if s.startswith("RssAnon")), 0)
-
-
 def peak(name: str, folder: Path) -> int:
     """Return the peak of anonymous memory of a process that loads once, and nothing else."""
-    command = [sys.executable, "-m", "experiments.benchmark_loading"]
+    command = [sys.executable, "-m", "experiments.bench_loading"]
     command += [f"--only={name}", f"--folder={folder}"]
     process = subprocess.Popen(command, env=os.environ)
     most = 0
@@ -116,16 +105,16 @@ def main(argv: list[str]) -> None:
     """Compare, or load once where --only says so."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    if ONLY.value:
-        seconds(LOADERS[ONLY.value], Path(FOLDER.value or "."))
+    if FLAGS.only:
+        seconds(LOADERS[FLAGS.only], Path(FLAGS.folder or "."))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        size = write_checkpoint(folder, gib=GIB.value)
+        size = write_checkpoint(folder, gib=FLAGS.gib)
         for load in LOADERS.values():
             seconds(load, folder)
         times = {name: [] for name in LOADERS}
-        for _ in range(ROUNDS.value):
+        for _ in range(FLAGS.rounds):
             for name, load in LOADERS.items():
                 times[name].append(seconds(load, folder))
         peaks = {name: peak(name, folder) for name in LOADERS}
@@ -134,7 +123,7 @@ def main(argv: list[str]) -> None:
     )
     for name in LOADERS:
         print(
-            f"{name}: median {statistics.median(times[name]):.2f} s of {ROUNDS.value}, "
+            f"{name}: median {statistics.median(times[name]):.2f} s of {FLAGS.rounds}, "
             f"peak anonymous memory {peaks[name] / size:.3f} x the checkpoint"
         )
     ratio = statistics.median(times["ours"]) / statistics.median(times["peer"])
@@ -142,4 +131,8 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_float("gib", 1.5, "Size of the checkpoint.", lower_bound=0.05)
+    flags.DEFINE_integer("rounds", 5, "Loads of each kind.", lower_bound=5)
+    flags.DEFINE_enum("only", None, ["ours", "peer"], "Load --folder once, this way.")
+    flags.DEFINE_string("folder", None, "With --only: the checkpoint.")
     app.run(main)

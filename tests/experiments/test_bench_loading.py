@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import benchmark_loading
+from experiments import bench_loading
 
 
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        benchmark_loading,
+        bench_loading,
         "RAW",
-        benchmark_loading.RAW
+        bench_loading.RAW
         | {
             "vocab_size": 50,
             "hidden_size": 64,
@@ -21,7 +21,7 @@ def checkpoint(tmp_path, monkeypatch):
             "num_key_value_heads": 1,
         },
     )
-    return tmp_path, benchmark_loading.write_checkpoint(tmp_path, gib=2e-4)
+    return tmp_path, bench_loading.write_checkpoint(tmp_path, gib=2e-4)
 
 
 def test_checkpoint_is_of_the_size_asked_for(checkpoint):
@@ -32,15 +32,15 @@ def test_checkpoint_is_of_the_size_asked_for(checkpoint):
 
 def test_both_loaders_give_all_the_values(checkpoint):
     folder, size = checkpoint
-    for load in benchmark_loading.LOADERS.values():
+    for load in bench_loading.LOADERS.values():
         arrays = load(folder)
         assert sum(array.nbytes for array in arrays) == size
         total = sum(np.asarray(array, np.float64).sum() for array in arrays)
         files = load_file(folder / "model.safetensors").values()
         assert total == pytest.approx(sum(t.astype(np.float64).sum() for t in files))
-    assert benchmark_loading.seconds(load, folder) > 0
+    assert bench_loading.seconds(load, folder) > 0
 
 
 def test_peak_is_at_least_the_checkpoint(checkpoint):
     folder, size = checkpoint
-    assert benchmark_loading.peak("ours", folder) > size
+    assert bench_loading.peak("ours", folder) > size

@@ -1,0 +1,44 @@
+"""Calls take turns, and what they hold is seen."""
+
+import os
+import time
+
+import numpy as np
+
+from experiments import timing
+from experiments.timing import Seconds
+
+
+def test_calls_take_turns_after_a_warm_up():
+    made = []
+    calls = {name: lambda name=name: made.append(name) for name in "ab"}
+    times = timing.alternating(calls, rounds=3)
+    assert "".join(made) == "ab" + "ab" * 3
+    assert [len(each) for each in times.values()] == [3, 3]
+
+
+def test_both_clocks_are_read():
+    taken = timing.once(lambda: time.sleep(0.05))
+    assert taken.wall >= 0.05
+    assert taken.cpu < taken.wall
+
+
+def test_medians_are_of_each_clock():
+    times = [Seconds(1, 30), Seconds(2, 10), Seconds(9, 20)]
+    assert timing.medians(times) == Seconds(2, 20)
+
+
+def test_peak_is_what_a_call_holds():
+    size = 100 * 2**20
+
+    def hold() -> None:
+        held = np.ones(size, np.uint8)
+        time.sleep(0.05)
+        del held
+
+    assert size <= timing.peak_beyond(hold) < 2 * size
+
+
+def test_no_process_holds_nothing():
+    assert timing.anonymous(os.getpid()) > 0
+    assert timing.anonymous(2**30) == 0

@@ -1,0 +1,79 @@
+"""Callers' meshes may have Explicit axes, which `jax.make_mesh` gives them by default."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ilo_jax.metrics import ilo, nearest, tally
+from ilo_jax.metrics.meshes import automatic, automatic_mesh
+
+STATES = np.random.default_rng(0).standard_normal((8, 16, 8)).astype(np.float32)
+SPLITS = [(), ("data",), (None, "data"), (None, None, "data")]
+
+
+@pytest.fixture
+def explicit():
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    assert mesh.axis_types == (AxisType.Explicit,) * 2
+    return mesh
+
+
+def same(scores, expected):
+    assert not expected.uncertain.any()
+    jax.tree.map(np.testing.assert_array_equal, scores, expected)
+
+
+def test_axes_become_automatic_and_nothing_else(explicit):
+    mesh = automatic_mesh(explicit)
+    assert mesh.axis_types == (AxisType.Auto,) * 2
+    assert mesh.shape == explicit.shape
+    assert (mesh.devices == explicit.devices).all()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_arrays_stay_where_they_are(explicit, split):
+    given = jax.device_put(STATES, NamedSharding(explicit, PartitionSpec(*split)))
+    found = automatic(given)
+    assert found.sharding.mesh.axis_types == (AxisType.Auto,) * 2
+    assert [s.data.unsafe_buffer_pointer() for s in found.addressable_shards] == [
+        s.data.unsafe_buffer_pointer() for s in given.addressable_shards
+    ]
+
+
+def test_arrays_on_no_mesh_are_left_alone():
+    points = jnp.asarray(STATES)
+    assert automatic(points) is points
+
+    @jax.jit
+    def inside(points):
+        assert automatic(points) is points
+        return points
+
+    inside(points)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_explicit_states_and_mesh_score_the_same(explicit, split):
+    given = jax.device_put(STATES, NamedSharding(explicit, PartitionSpec(*split)))
+    expected = ilo(jnp.asarray(STATES))
+    same(ilo(given, mesh=explicit), expected)
+    same(ilo(given), expected)
+
+
+def test_explicit_labels_and_left_out_points(explicit):
+    split = NamedSharding(explicit, PartitionSpec("data"))
+    labels = jax.device_put(np.repeat(np.arange(8), 16), split)
+    usable = jax.device_put(np.ones(128, bool), split)
+    points = jax.device_put(STATES.reshape(128, 8), split)
+    expected = ilo(jnp.asarray(STATES))
+    same(ilo(points, languages=labels, num_languages=8, mesh=explicit), expected)
+    neighbors = nearest(points, k=5, usable=usable, mesh=explicit)
+    same(tally(neighbors, labels, num_languages=8, min_languages=3), expected)
+
+
+def test_under_jit_of_explicit_states(explicit):
+    given = jax.device_put(STATES, NamedSharding(explicit, PartitionSpec("data")))
+    found = jax.jit(lambda states: ilo(states, mesh=explicit))(given)
+    same(found, ilo(jnp.asarray(STATES)))
