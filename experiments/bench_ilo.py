@@ -122,13 +122,13 @@ def compare(label: str, given: list[str], states: np.ndarray) -> Iterator[dict[s
     """Yield one row of the table for each searcher."""
     searches = {name: SEARCHERS[name](states, FLAGS.k) for name in FLAGS.searchers}
     times = timing.alternating(searches, rounds=FLAGS.rounds)
-    found = {name: search() for name, search in searches.items() if name not in FLOORS}
+    found = {name: each.result for name, each in times.items() if name not in FLOORS}
     refuse_differences(found)
     points, dim = len(states.reshape(-1, states.shape[-1])), states.shape[-1]
     rows = np.random.default_rng(0).choice(points, min(CHECKED, points), replace=False)
     true = truth(states, rows, FLAGS.k)
-    seconds = {name: timing.medians(each) for name, each in times.items()}
-    del searches
+    seconds = {name: each.seconds for name, each in times.items()}
+    del searches, times
     for name, taken in seconds.items():
         each = found.get(name, Found(None))
         floor = seconds.get("products-bfloat16" if "fast" in name else "products")
@@ -142,7 +142,7 @@ def compare(label: str, given: list[str], states: np.ndarray) -> Iterator[dict[s
             "cpu_seconds": round(taken.cpu, 6),
             "gflops": round(2 * points**2 * dim / taken.wall / 1e9, 1),
             "of_floor": round(floor.wall / taken.wall, 3) if floor else "",
-            "memory_mib": memory(name, given) if FLAGS.memory else "",
+            "memory_mib": memory(name, given) if FLAGS.memory and name in found else "",
             "uncertain": "" if each.certain is None else int((~np.asarray(each.certain)).sum()),
             "redone": "" if each.redone is None else int(np.asarray(each.redone).sum()),
             "recall": "" if each.index is None else recall(np.asarray(each.index)[rows], true),
@@ -218,7 +218,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--searchers must be of {', '.join(SEARCHERS)}; got {unknown}")
     if FLAGS.only:
         ((_, _, states),) = inputs()
-        print(timing.peak_beyond(SEARCHERS[FLAGS.searchers[0]](states, FLAGS.k)))
+        seconds, beyond = timing.peak_beyond(SEARCHERS[FLAGS.searchers[0]](states, FLAGS.k))
+        print(f"{seconds.wall:.1f} s, compiled in between; bytes beyond the input:\n{beyond}")
         return
     logging.getLogger("jax").setLevel(logging.WARNING)
     workdir = Path(FLAGS.workdir)
@@ -252,7 +253,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.", lower_bound=1)
     flags.DEFINE_list("searchers", list(SEARCHERS), "Who takes part.")
     flags.DEFINE_bool("memory", True, "Whether to watch memory, in more processes.")
-    flags.DEFINE_bool("only", False, "Print the memory that the one searcher takes.")
+    flags.DEFINE_bool("only", False, "Search once, and say what it takes.")
     flags.DEFINE_string("workdir", "runs/bench_ilo", "Folder of the results.")
     flags.DEFINE_list("plot", [], "Only draw these tables, into --workdir.")
     app.run(main)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 from jax import lax
 
-from experiments.timing import alternating, medians
+from experiments.timing import alternating
 from ilo_jax.metrics.selection import best_keys
 
 FLAGS = flags.FLAGS
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
     true = -np.sort(-np.asarray(score), axis=1)[:, :count]
     selects = ways(keys, count, [int(tile) for tile in FLAGS.tiles])
     times = alternating({n: partial(s, score) for n, s in selects.items()}, rounds=FLAGS.rounds)
-    seconds = {name: medians(each).wall for name, each in times.items()}
+    seconds = {name: each.seconds.wall for name, each in times.items()}
     print(
         f"{queries} x {keys}, best {count}: {jax.devices()[0].device_kind}, jax {jax.__version__}"
     )

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,11 +20,20 @@ class Seconds(NamedTuple):
     """Of all threads together."""
 
 
-def once(call: Callable[[], object]) -> Seconds:
-    """Return how long a call takes, until all it gives is there."""
+class Timed(NamedTuple):
+    """A call that was made."""
+
+    seconds: Seconds
+    """How long it took until all it gives was there."""
+    result: Any
+    """What it gave."""
+
+
+def once(call: Callable[[], Any]) -> Timed:
+    """Make a call and time it."""
     wall, cpu = time.perf_counter(), time.process_time()
-    jax.block_until_ready(call())
-    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+    result = jax.block_until_ready(call())
+    return Timed(Seconds(time.perf_counter() - wall, time.process_time() - cpu), result)
 
 
 def medians(seconds: Iterable[Seconds]) -> Seconds:
@@ -32,17 +41,22 @@ def medians(seconds: Iterable[Seconds]) -> Seconds:
     return Seconds(*map(statistics.median, zip(*seconds, strict=True)))
 
 
-def alternating(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int
-) -> dict[str, list[Seconds]]:
-    """Return the times of calls made in turn, each once before to warm up."""
+def alternating(calls: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, Timed]:
+    """Return the median times of calls made in turn, and their last results.
+
+    Each is made once before, to warm up.
+    """
     for call in calls.values():
         once(call)
-    times: dict[str, list[Seconds]] = {name: [] for name in calls}
+    made: dict[str, list[Timed]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            times[name].append(once(call))
-    return times
+            # Results of earlier rounds are not kept.
+            made[name] = [Timed(m.seconds, None) for m in made[name]] + [once(call)]
+    return {
+        name: Timed(medians(m.seconds for m in each), each[-1].result)
+        for name, each in made.items()
+    }
 
 
 def anonymous(pid: int | str) -> int:
@@ -54,13 +68,16 @@ def anonymous(pid: int | str) -> int:
     return next((int(s.split()[1]) * 1024 for s in lines if s.startswith("RssAnon")), 0)
 
 
-def peak_beyond(call: Callable[[], object]) -> int:
-    """Return by how much memory grows during a call: the device's, or else this process's."""
+def peak_beyond(call: Callable[[], Any]) -> tuple[Seconds, int]:
+    """Return how long a call takes, and by how much memory grows: the device's, or the process's.
+
+    Of a process, anonymous memory: file pages that the kernel may drop are not counted.
+    """
     device = jax.devices()[0]
     if device.platform != "cpu":
         before = (device.memory_stats() or {}).get("bytes_in_use", 0)
-        once(call)
-        return (device.memory_stats() or {}).get("peak_bytes_in_use", 0) - before
+        seconds = once(call).seconds
+        return seconds, (device.memory_stats() or {}).get("peak_bytes_in_use", 0) - before
     most, done, before = 0, threading.Event(), anonymous(os.getpid())
 
     def watch() -> None:
@@ -70,7 +87,7 @@ def peak_beyond(call: Callable[[], object]) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    once(call)
+    seconds = once(call).seconds
     done.set()
     watcher.join()
-    return max(0, most - before)
+    return seconds, max(0, most - before)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ilo_jax.metrics.meshes import varying_like
+
 # Points whose languages are united at a time.
 _UNITED = 4096
 
@@ -71,7 +73,7 @@ def reach(
         met = jnp.einsum("pl,pm->lm", members, part[1].astype(jnp.float32)) > 0
         return pairs | met, None
 
-    none = jnp.zeros((num_languages, num_languages), bool)
+    none = varying_like(jnp.zeros((num_languages, num_languages), bool), touches)
     pairs, _ = lax.scan(unite, none, (languages, touches))
     return jnp.sum(pairs, axis=1) / jnp.where(present, jnp.sum(present) - 1, jnp.nan)
 

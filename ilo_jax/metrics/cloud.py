@@ -58,13 +58,17 @@ def centred(
     points = jnp.where(present, points, 0.0)
     peak = jnp.max(jnp.abs(points), axis=1, keepdims=True)
     if distance == "euclidean":
-        peak = lax.pmax(jnp.max(peak, keepdims=True), axes)
+        peak = jnp.max(peak, keepdims=True)
+        peak = lax.pmax(peak, axes) if axes else peak
     points *= _reciprocal_power_of_two(peak)
     if distance == "cosine":
         norm = jnp.sqrt(pairwise_sum(jnp.square(points)))
         points *= (1 / jnp.where(usable, norm, 1.0))[:, None]
-    count = lax.psum(jnp.sum(usable), axes)
-    mean = lax.psum(jnp.sum(points, axis=0), axes) / jnp.maximum(count, 1)
+    total, count = jnp.sum(points, axis=0), jnp.sum(usable)
+    if axes:
+        total, count = lax.psum((total, count), axes)
+    # Of few digits, lest it be rounded here and not rounded there where XLA computes points anew.
+    mean = lax.reduce_precision(total / jnp.maximum(count, 1), exponent_bits=8, mantissa_bits=16)
     points = jnp.where(present, points - mean[None], 0.0)
     return Cloud(points, pairwise_sum(jnp.square(points)), usable)
 
@@ -79,7 +83,8 @@ def low_precision_loss(cloud: Cloud, *, axes: tuple[str, ...] = ()) -> Float[Arr
     squared = pairwise_sum(jnp.square(error)) / jnp.maximum(cloud.squared_norm, 1e-24)
     bounded = jnp.where(cloud.squared_norm > 1e-24, jnp.sqrt(squared), LOW_ROUNDOFF)
     nonzero = jnp.any(cloud.points != 0, axis=1)
-    return lax.pmax(jnp.max(jnp.where(nonzero, bounded, 0.0)), axes)
+    most = jnp.max(jnp.where(nonzero, bounded, 0.0))
+    return lax.pmax(most, axes) if axes else most
 
 
 def _reciprocal_power_of_two(peak: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

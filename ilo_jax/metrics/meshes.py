@@ -1,6 +1,7 @@
 """Meshes whose axes XLA may shard along as it likes, whatever the caller's are."""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array
 
@@ -11,10 +12,25 @@ def automatic_mesh(mesh: Mesh) -> Mesh:
 
 
 def automatic(array: Array) -> Array:
-    """The same array, where it is, on `automatic_mesh`; unchanged while it is traced."""
-    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+    """The same array, where it is, on `automatic_mesh`.
+
+    Raises:
+        ValueError: If it is traced on a mesh with Explicit axes, which only the caller can change.
+    """
+    if isinstance(array, jax.core.Tracer):
+        if AxisType.Explicit in jax.typeof(array).sharding.mesh.axis_types:
+            raise ValueError(
+                "under jax.jit, the axes of the states' mesh must be of type Auto (as those of "
+                f"ilo_jax.sharding.make_mesh are), got {jax.typeof(array).sharding.mesh}"
+            )
         return array
-    if not isinstance(array.sharding, NamedSharding):
+    if not isinstance(array, jax.Array) or not isinstance(array.sharding, NamedSharding):
         return array
     mesh = automatic_mesh(array.sharding.mesh)
     return jax.device_put(array, NamedSharding(mesh, array.sharding.spec))
+
+
+def varying_like(array: Array, like: Array) -> Array:
+    """The same array, of the type that a loop under the caller's `jax.shard_map` asks for."""
+    # Chosen by a value that varies; XLA sees that nothing depends on it.
+    return jnp.where(like.reshape(-1)[0] == 0, array, array)

@@ -183,7 +183,7 @@ def _search(
         found = search_by_pairs(keys, sizes=sizes, low=low)
     else:
         found = search_in_turn(
-            no_candidates(len(points), sizes.count),
+            no_candidates(points, sizes.count),
             keys,
             order=jnp.arange(len(points)),
             blocks=math.ceil(len(points) / sizes.block),
@@ -214,7 +214,7 @@ def _redo(
     again = jnp.zeros(len(order), bool).at[order].set(jnp.arange(len(order)) < blocks * sizes.block)
     slack = product_slack(cloud.points.shape[1], low=False)
     found = jax.tree.map(
-        partial(jnp.where, again[:, None]), no_candidates(len(order), sizes.count), found
+        partial(jnp.where, again[:, None]), no_candidates(cloud.points, sizes.count), found
     )
     found = search_in_turn(
         found,

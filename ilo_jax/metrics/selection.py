@@ -8,11 +8,13 @@ are sorted.
 from functools import reduce
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ilo_jax.metrics.cloud import pairwise_sum
+from ilo_jax.metrics.meshes import varying_like
 
 
 class Candidates(NamedTuple):
@@ -26,12 +28,13 @@ class Candidates(NamedTuple):
     """Which point it is; arbitrary where there is no candidate."""
 
 
-def no_candidates(queries: int, count: int) -> Candidates:
+def no_candidates(queries: Float[Array, "query dim"], count: int) -> Candidates:
     """Candidates of queries that have none yet."""
-    shape = (queries, count)
-    return Candidates(
+    shape = (len(queries), count)
+    none = Candidates(
         jnp.full(shape, -jnp.inf), jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32)
     )
+    return jax.tree.map(lambda x: varying_like(x, queries), none)
 
 
 def take(values: Array, places: Int[Array, "query chosen"]) -> Array:

@@ -153,7 +153,7 @@ def search_by_pairs(keys: Keys, *, sizes: Sizes, low: bool) -> Candidates:
 
         return turned(found)
 
-    found = lax.fori_loop(0, sizes.pairs, block, no_candidates(points, sizes.count))
+    found = lax.fori_loop(0, sizes.pairs, block, no_candidates(keys.points, sizes.count))
     return _measured_in_blocks(found, keys, block=sizes.block)
 
 

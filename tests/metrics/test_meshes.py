@@ -73,7 +73,15 @@ def test_explicit_labels_and_left_out_points(explicit):
     same(tally(neighbors, labels, num_languages=8, min_languages=3), expected)
 
 
-def test_under_jit_of_explicit_states(explicit):
+def test_traced_on_explicit_axes_is_refused(explicit):
     given = jax.device_put(STATES, NamedSharding(explicit, PartitionSpec("data")))
-    found = jax.jit(lambda states: ilo(states, mesh=explicit))(given)
-    same(found, ilo(jnp.asarray(STATES)))
+    with pytest.raises(ValueError, match=r"must be of type Auto .*, got .*Explicit"):
+        jax.jit(lambda states: ilo(states, mesh=explicit))(given)
+
+
+def test_traced_on_automatic_axes(explicit):
+    mesh = automatic_mesh(explicit)
+    for split in SPLITS:
+        given = jax.device_put(STATES, NamedSharding(mesh, PartitionSpec(*split)))
+        found = jax.jit(lambda states: ilo(states, mesh=mesh))(given)
+        same(found, ilo(jnp.asarray(STATES)))

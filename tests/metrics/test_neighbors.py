@@ -132,7 +132,8 @@ def check(points: np.ndarray, found: Neighbors, distance: str, *, k: int = K) ->
 
 
 def search(points: np.ndarray, variant: str, **settings: Any) -> Neighbors:
-    return nearest(jnp.asarray(points), **{"k": K} | VARIANTS[variant] | settings)
+    given: dict[str, Any] = {"k": K} | VARIANTS[variant] | settings
+    return nearest(jnp.asarray(points), **given)
 
 
 def same(found: Neighbors, other: Neighbors, *, least: float = 0.9) -> None:
@@ -154,6 +155,9 @@ def test_against_the_definition(points, distance):
 @variants
 @pytest.mark.parametrize("points", CASES.values(), ids=CASES)
 def test_variants_against_the_definition(points, variant):
+    if len(points) == POINTS:
+        # Zeros change no distance, and spare compiling once more.
+        points = np.pad(points, ((0, 0), (0, DIM - points.shape[1])))
     check(points, search(points, variant), VARIANTS[variant]["distance"])
 
 
@@ -195,8 +199,7 @@ def test_other_counts_of_neighbours(k):
         ("fast", 16),
         ("fast by pairs", 64),
         ("8 devices", 2),
-        ("8 devices", 64),
-        ("8 devices, fast", POINTS - 2),
+        ("8 devices, fast", 64),
     ],
 )
 def test_other_counts_of_neighbours_in_variants(variant, k):
@@ -293,11 +296,11 @@ def test_blocks_change_nothing(block, name):
     [
         {"tile": 1},
         {"block": 7, "tile": 2},
-        {"block": 64, "tile": 1000},
+        {"block": 64, "tile": 500},
         {"symmetric": True, "block": 1, "tile": 1},
         {"symmetric": True, "block": 133, "tile": 50},
         {"precision": "fast", "block": 64, "tile": 7},
-        {"precision": "fast", "symmetric": True, "block": 1000, "tile": 1000},
+        {"precision": "fast", "symmetric": True, "block": 500, "tile": 100},
         {"mesh": make_mesh(data=1), "precision": "fast"},
         {"mesh": make_mesh(data=2), "tile": 3},
         {"mesh": make_mesh(data=4, model=2), "precision": "fast", "block": 1, "tile": 50},
@@ -331,20 +334,19 @@ def test_order_changes_nothing_in_variants(variant):
 
 
 PLACEMENTS = {
-    "whole on each device": PartitionSpec(),
-    "by point": PartitionSpec("data"),
-    "by dim": PartitionSpec(None, "data"),
+    "whole on each device": (PartitionSpec(), "8 devices"),
+    "by dim": (PartitionSpec(None, "data"), "8 devices"),
+    "by point": (PartitionSpec("data"), "8 devices, fast"),
 }
 
 
-@pytest.mark.parametrize("variant", ["8 devices", "8 devices, fast"])
-@pytest.mark.parametrize("placement", PLACEMENTS.values(), ids=PLACEMENTS)
+@pytest.mark.parametrize(("placement", "variant"), PLACEMENTS.values(), ids=PLACEMENTS)
 def test_points_may_lie_on_the_mesh_in_any_way(placement, variant):
-    """400 points are 50 for each of 8 devices, made 51 or 54 by a tile of 3 or 6."""
+    """As many as the devices divide, for no others can be split by point."""
     points = np.append(CASES["clusters in the last third"], normal(3, DIM, seed=9), axis=0)
     placed = jax.device_put(points, NamedSharding(MESH, placement))
-    settings = VARIANTS[variant] | {"k": K}
-    found = nearest(placed, **settings)
+    settings = VARIANTS[variant]
+    found = nearest(placed, k=K, **settings)
     expected = nearest(jnp.asarray(points), k=K, distance=settings["distance"])
     same(found, expected, least=0.99)
 
@@ -467,7 +469,6 @@ def test_each_device_searches_its_own_points_in_a_map_of_the_caller(precision):
         mesh=MESH,
         in_specs=PartitionSpec("data"),
         out_specs=PartitionSpec("data"),
-        check_vma=False,
     )
     found = jax.jit(search)(states)
     for device in range(8):
@@ -476,12 +477,16 @@ def test_each_device_searches_its_own_points_in_a_map_of_the_caller(precision):
         same(jax.tree.map(lambda x, own=own: x[own], found), expected)
 
 
-@pytest.mark.parametrize("mesh", [None, MESH], ids=["one device", "8 devices"])
-@pytest.mark.parametrize("metric", [partial(nearest, k=2), partial(ilo, k=3)])
-def test_the_same_shapes_are_compiled_once(metric, mesh, caplog):
-    states = normal(2, 5, 7, 3)
-    batches = [jnp.asarray(s if metric.func is ilo else s.reshape(35, 3)) for s in states]
-    search = partial(metric, mesh=mesh, precision="fast")
+@pytest.mark.parametrize(
+    ("search", "shape"),
+    [
+        (partial(nearest, k=2), (35, 3)),
+        (partial(ilo, k=3, mesh=MESH, precision="fast"), (5, 7, 3)),
+    ],
+    ids=["neighbours on one device", "ilo on 8"],
+)
+def test_the_same_shapes_are_compiled_once(search, shape, caplog):
+    batches = [jnp.asarray(normal(*shape, seed=seed)) for seed in range(2)]
     compiled = []
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for batch in batches:

@@ -108,7 +108,7 @@ def test_merging_keeps_the_best_of_both():
 def test_candidates_are_merged_into_none():
     total = normal(30, 24)
     more = candidates_of(total, np.arange(24), 4)
-    found = merged(no_candidates(30, 6), more)
+    found = merged(no_candidates(jnp.zeros((30, 2)), 6), more)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:, :4], y), found, more)
     np.testing.assert_array_equal(found.score[:, 4:], -np.inf)
     np.testing.assert_array_equal(found.squared[:, 4:], np.inf)

@@ -18,8 +18,9 @@ over_meshes = pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
 
 
 def chosen(shape: tuple[int, int], *, k: int = 1, **settings: Any) -> Sizes:
-    given: dict[str, Any] = {"low": False, "mesh": None, "symmetric": None}
-    return sizes_for(shape, k=k, **given | {"block": None, "tile": None} | settings)
+    absent = dict.fromkeys(("mesh", "symmetric", "block", "tile"))
+    given: dict[str, Any] = {"low": False, **absent, **settings}
+    return sizes_for(shape, k=k, **given)
 
 
 def share(shape: tuple[int, int], mesh: Mesh | None) -> int:
