@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array
 
@@ -17,7 +18,7 @@ def automatic(array: Array) -> Array:
     Raises:
         ValueError: If it is traced on a mesh with Explicit axes, which only the caller can change.
     """
-    if isinstance(array, jax.core.Tracer):
+    if isinstance(array, Tracer):
         if AxisType.Explicit in jax.typeof(array).sharding.mesh.axis_types:
             raise ValueError(
                 "under jax.jit, the axes of the states' mesh must be of type Auto (as those of "
@@ -26,8 +27,9 @@ def automatic(array: Array) -> Array:
         return array
     if not isinstance(array, jax.Array) or not isinstance(array.sharding, NamedSharding):
         return array
-    mesh = automatic_mesh(array.sharding.mesh)
-    return jax.device_put(array, NamedSharding(mesh, array.sharding.spec))
+    mesh = array.sharding.mesh
+    assert isinstance(mesh, Mesh)  # Of an array with values, never an AbstractMesh.
+    return jax.device_put(array, NamedSharding(automatic_mesh(mesh), array.sharding.spec))
 
 
 def varying_like(array: Array, like: Array) -> Array:

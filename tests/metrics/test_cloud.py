@@ -39,14 +39,14 @@ def around_the_mean(points: np.ndarray, *, distance: str) -> np.ndarray:
 POINTS = normal(50, 17) + 3
 
 
-def without_mean(points: np.ndarray) -> np.ndarray:
+def without_mean(points: jax.Array) -> np.ndarray:
     """The centre has 17 binary digits, and the mean is no farther away than that."""
     wide = np.asarray(points, np.float64)
     assert np.abs(wide.mean(axis=0)).max() <= 4 * 2.0**-17
     return wide - wide.mean(axis=0)
 
 
-def squares(points: np.ndarray) -> np.ndarray:
+def squares(points: jax.Array) -> np.ndarray:
     return np.sum(np.asarray(points, np.float64) ** 2, axis=1)
 
 

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ilo_jax.metrics import ilo, nearest, tally
-from ilo_jax.metrics.meshes import automatic, automatic_mesh
+from ilo_jax.metrics.meshes import automatic, automatic_mesh, varying_like
+from ilo_jax.sharding import make_mesh
 
 STATES = np.random.default_rng(0).standard_normal((8, 16, 8)).astype(np.float32)
 SPLITS = [(), ("data",), (None, "data"), (None, None, "data")]
@@ -36,6 +37,7 @@ def test_axes_become_automatic_and_nothing_else(explicit):
 def test_arrays_stay_where_they_are(explicit, split):
     given = jax.device_put(STATES, NamedSharding(explicit, PartitionSpec(*split)))
     found = automatic(given)
+    assert isinstance(found.sharding, NamedSharding)
     assert found.sharding.mesh.axis_types == (AxisType.Auto,) * 2
     assert [s.data.unsafe_buffer_pointer() for s in found.addressable_shards] == [
         s.data.unsafe_buffer_pointer() for s in given.addressable_shards
@@ -85,3 +87,17 @@ def test_traced_on_automatic_axes(explicit):
         given = jax.device_put(STATES, NamedSharding(mesh, PartitionSpec(*split)))
         found = jax.jit(lambda states: ilo(states, mesh=mesh))(given)
         same(found, ilo(jnp.asarray(STATES)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, bool])
+def test_constants_vary_as_what_they_stand_beside(dtype):
+    mesh = make_mesh(data=8)
+    constant = np.array([0, 1], dtype)
+
+    def add_up(like):
+        none = varying_like(jnp.asarray(constant), like)
+        return jax.lax.fori_loop(0, 2, lambda _, x: jnp.maximum(x, like[0].astype(dtype)), none)
+
+    split = PartitionSpec("data")
+    found = jax.shard_map(add_up, mesh=mesh, in_specs=split, out_specs=split)(jnp.zeros(8))
+    np.testing.assert_array_equal(found, np.tile(constant, 8))
