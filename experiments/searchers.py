@@ -110,7 +110,7 @@ def paper(states: np.ndarray, k: int) -> Search:
 
 def faiss_flat(states: np.ndarray, k: int) -> Search:
     """FAISS, `IndexFlatIP` on unit vectors."""
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports] (extra "bench")
 
     points = states.reshape(-1, states.shape[-1])
 
@@ -125,7 +125,7 @@ def faiss_flat(states: np.ndarray, k: int) -> Search:
 
 def scikit_learn(states: np.ndarray, k: int) -> Search:
     """scikit-learn, brute force on unit vectors."""
-    from sklearn.neighbors import NearestNeighbors
+    from sklearn.neighbors import NearestNeighbors  # pyright: ignore[reportMissingImports]
 
     points = states.reshape(-1, states.shape[-1])
 
