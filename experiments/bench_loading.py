@@ -11,12 +11,12 @@ then once more each in a process of its own, whose peak of anonymous memory it w
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,7 +25,7 @@ import numpy as np
 from absl import app, flags
 from safetensors.numpy import load_file, save_file
 
-from experiments.timing import anonymous
+from experiments.timing import alternating, anonymous
 from ilo_jax.models import hf
 from ilo_jax.models.families import family_of, read_config
 from ilo_jax.models.parameters import abstract, shapes, weights
@@ -80,11 +80,9 @@ def peer(folder: Path) -> list[jax.Array]:
 LOADERS: dict[str, Callable[[Path], list[jax.Array]]] = {"ours": ours, "peer": peer}
 
 
-def seconds(load: Callable[[Path], list[jax.Array]], folder: Path) -> float:
-    """Return how long a load takes until every array is there."""
-    begun = time.perf_counter()
-    jax.block_until_ready(load(folder))
-    return time.perf_counter() - begun
+def load_once(name: str, folder: Path) -> None:
+    """Load until every array is there, and keep none."""
+    jax.block_until_ready(LOADERS[name](folder))
 
 
 def peak(name: str, folder: Path) -> int:
@@ -106,28 +104,26 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     if FLAGS.only:
-        seconds(LOADERS[FLAGS.only], Path(FLAGS.folder or "."))
+        load_once(FLAGS.only, Path(FLAGS.folder or "."))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         size = write_checkpoint(folder, gib=FLAGS.gib)
-        for load in LOADERS.values():
-            seconds(load, folder)
-        times = {name: [] for name in LOADERS}
-        for _ in range(FLAGS.rounds):
-            for name, load in LOADERS.items():
-                times[name].append(seconds(load, folder))
+        calls = {name: partial(load_once, name, folder) for name in LOADERS}
+        times = {
+            name: timed.seconds.wall
+            for name, timed in alternating(calls, rounds=FLAGS.rounds).items()
+        }
         peaks = {name: peak(name, folder) for name in LOADERS}
     print(
         f"{size / 2**30:.2f} GiB of bfloat16, {jax.devices()[0].device_kind}, jax {jax.__version__}"
     )
     for name in LOADERS:
         print(
-            f"{name}: median {statistics.median(times[name]):.2f} s of {FLAGS.rounds}, "
+            f"{name}: median {times[name]:.2f} s of {FLAGS.rounds}, "
             f"peak anonymous memory {peaks[name] / size:.3f} x the checkpoint"
         )
-    ratio = statistics.median(times["ours"]) / statistics.median(times["peer"])
-    print(f"time of ours / time of the peer: {ratio:.2f}")
+    print(f"time of ours / time of the peer: {times['ours'] / times['peer']:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How long things take in turn, and how much memory they need."""
 
+import gc
 import os
 import statistics
 import threading
@@ -73,6 +74,8 @@ def peak_beyond(call: Callable[[], Any]) -> tuple[Seconds, int]:
 
     Of a process, anonymous memory: file pages that the kernel may drop are not counted.
     """
+    # What is garbage now would be given back meanwhile.
+    gc.collect()
     device = jax.devices()[0]
     if device.platform != "cpu":
         before = (device.memory_stats() or {}).get("bytes_in_use", 0)

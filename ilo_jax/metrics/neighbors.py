@@ -209,7 +209,7 @@ def _redo(
 ) -> Verdict:
     """The verdict, where it is unproven that on candidates by products of float32."""
     order = jnp.argsort(~verdict.unproven)
-    blocks = -(-jnp.sum(verdict.unproven) // sizes.block)
+    blocks = (jnp.sum(verdict.unproven) + sizes.block - 1) // sizes.block
     # Whole blocks are searched for again.
     again = jnp.zeros(len(order), bool).at[order].set(jnp.arange(len(order)) < blocks * sizes.block)
     slack = product_slack(cloud.points.shape[1], low=False)

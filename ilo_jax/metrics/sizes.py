@@ -70,7 +70,7 @@ def sizes_for(
     return Sizes(
         count=count,
         block=min(block or max(1, min(most, fitting)), points),
-        tile=tile or max(1, math.isqrt(points // chunks // count // 2)),
+        tile=tile or max(1, math.isqrt(points // chunks // count // 16)),
         chunks=chunks,
         pairs=max(3, math.ceil(points / rows) | 1) if rows else 0,
     )

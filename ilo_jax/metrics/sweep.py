@@ -4,7 +4,7 @@ Nothing here is as large as N x N: of the scores, those of one block of queries 
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ class Keys(NamedTuple):
     """What is added to a product with the key; -inf for one that must not be found."""
 
 
+Some = TypeVar("Some", Keys, Candidates)
+
+
 def keys_of(cloud: Cloud, slack: Float[Array, ""] | float) -> Keys:
     """The points of a cloud as keys; `slack` is that of `judged`."""
     # The key's half of the slack goes into its score, the query's into the floor of `judged`.
@@ -44,7 +47,7 @@ def _lowered(points: Float[Array, "point dim"], *, low: bool) -> Float[Array, "p
     return points.astype(jnp.bfloat16) if low else points
 
 
-def _part(arrays: Keys, first: Int[Array, ""] | int, size: int) -> Keys:
+def _part(arrays: Some, first: Int[Array, ""] | int, size: int) -> Some:
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, size), arrays)
 
 
@@ -130,28 +133,23 @@ def search_by_pairs(keys: Keys, *, sizes: Sizes, low: bool) -> Candidates:
     rows = points // sizes.pairs
     wide = (sizes.pairs + 1) // 2 * rows
     # From any block on, the next half without a break.
-    around = jax.tree.map(lambda x: jnp.concatenate([x, x[:wide]]), keys)
-    low_points = _lowered(around.points, low=low)
+    lowered = keys._replace(points=_lowered(keys.points, low=low))
+    around = jax.tree.map(lambda x: jnp.concatenate([x, x[:wide]]), lowered)
     select = {"count": sizes.count, "tile": sizes.tile}
 
     def block(number: Int[Array, ""], found: Candidates) -> Candidates:
         first = number * rows
-        part = lax.dynamic_slice_in_dim(low_points, first, wide)
-        bias = lax.dynamic_slice_in_dim(around.bias, first, wide)
-        score = scores(part[:rows], part)
-        after = best_keys(score, bias, jnp.arange(rows), **select)
+        part = _part(around, first, wide)
+        score = scores(part.points[:rows], part.points)
+        after = best_keys(score, part.bias, jnp.arange(rows), **select)
         after = after._replace(index=(after.index + first) % points)
-        before = best_queries(score, bias[:rows], skip=rows, **select)
+        before = best_queries(score, part.bias[:rows], skip=rows, **select)
         before = before._replace(index=before.index + first)
-
-        def turned(old: Candidates) -> Candidates:
-            """With this block's candidates, and the next block first."""
-            met = merged(jax.tree.map(lambda x: x[:rows], old), after)
-            meeting = merged(jax.tree.map(lambda x: x[rows:wide], old), before)
-            parts = zip(meeting, old, met, strict=True)
-            return Candidates(*(jnp.concatenate([a, b[wide:], c]) for a, b, c in parts))
-
-        return turned(found)
+        met = merged(_part(found, 0, rows), after)
+        meeting = merged(_part(found, rows, wide - rows), before)
+        # The next block comes first.
+        parts = zip(meeting, found, met, strict=True)
+        return Candidates(*(jnp.concatenate([a, b[wide:], c]) for a, b, c in parts))
 
     found = lax.fori_loop(0, sizes.pairs, block, no_candidates(keys.points, sizes.count))
     return _measured_in_blocks(found, keys, block=sizes.block)
@@ -161,8 +159,7 @@ def _measured_in_blocks(found: Candidates, keys: Keys, *, block: int) -> Candida
     def one(number: Int[Array, ""], found: Candidates) -> Candidates:
         # The last block begins earlier if it would not be whole; nothing changes by doing it twice.
         start = jnp.minimum(number * block, len(keys.points) - block)
-        part = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, block), found)
-        part = measured(part, lax.dynamic_slice_in_dim(keys.points, start, block), keys.points)
+        part = measured(_part(found, start, block), _part(keys, start, block).points, keys.points)
         return jax.tree.map(
             lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), found, part
         )

@@ -1,11 +1,7 @@
 """However the sweep goes, every two points meet once, and only what must travel does."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ from ilo_jax.metrics.sizes import Sizes
 from ilo_jax.metrics.sweep import Keys, search_by_pairs, search_in_turn
 from ilo_jax.sharding import make_mesh
 from tests.metrics import half_of_two
+from tests.processes import run_two
 
 POINTS, DIM, COUNT = 48, 6, 7
 MESH = make_mesh(data=8)
@@ -191,41 +188,9 @@ def test_keys_in_chunks_are_the_same_keys(monkeypatch, mesh):
     assert not whole.uncertain.any()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def run_two(*outputs: Path) -> list[subprocess.CompletedProcess]:
-    """Run both processes, each with its own output, to their ends."""
-    script, port = Path(__file__).with_name("half_of_two.py"), str(free_port())
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": root, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(number), port, str(output)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, output in enumerate(outputs)
-    ]
-    try:
-        ended = [process.communicate(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *output)
-        for process, output in zip(processes, ended, strict=True)
-    ]
-
-
 def test_two_processes_find_what_one_does_and_send_their_keys_only(tmp_path):
     outputs = [tmp_path / "first.npz", tmp_path / "second.npz"]
-    ended = run_two(*outputs)
+    ended = run_two(Path(half_of_two.__file__), *([str(output)] for output in outputs))
     assert [process.returncode for process in ended] == [0, 0], ended[0].stderr + ended[1].stderr
     lang, sent, dim = half_of_two.LANG, half_of_two.SENT, half_of_two.DIM
     states = jnp.asarray(half_of_two.states((slice(None), slice(None))))

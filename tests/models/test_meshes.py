@@ -1,10 +1,6 @@
 """Models over many devices, and over two processes: the same numbers, each with its share."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ilo_jax.models import hf, parameters
 from ilo_jax.sharding import along_data, make_mesh
 from tests.models.variants import SIZES, VARIANTS, family, perturb
+from tests.processes import run_two
+
+SHARE = Path(__file__).with_name("share_of_two.py")
 
 TOLERANCE = 1e-5
 """Of the largest value on one device."""
@@ -156,44 +155,12 @@ def test_weights_split_over_data_leave_the_batch_split(eight_heads, tmp_path):
     assert temporary_bytes(wide, 8, fsdp=True) < temporary_bytes(wide, 1, fsdp=False) / 2
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def run_two(*arguments: list[str]) -> list[subprocess.CompletedProcess]:
-    """Run both processes, each with its own folder, batch and output, to their ends."""
-    script, port = Path(__file__).with_name("share_of_two.py"), str(free_port())
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": root, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(number), port, *own],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, own in enumerate(arguments)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *output)
-        for process, output in zip(processes, outputs, strict=True)
-    ]
-
-
 def test_two_processes_read_a_share_each(eight_heads, padded, tmp_path):
     one = hf.load(eight_heads, mesh=make_mesh(data=1))
     arrays: dict[str, Any] = eight_rows(padded) | {"states": states(one, padded)}
     np.savez(tmp_path / "batch.npz", **arrays)
     places = [str(eight_heads), str(tmp_path / "batch.npz"), str(tmp_path / "saved")]
-    ended = run_two(places, places)
+    ended = run_two(SHARE, places, places)
     assert [process.returncode for process in ended] == [0, 0], ended[0].stderr + ended[1].stderr
     everything = nbytes(one)
     norms = everything - nbytes(one, without=("norm",))
@@ -214,7 +181,7 @@ def test_two_processes_read_a_share_each(eight_heads, padded, tmp_path):
 def test_two_processes_with_different_weights_stop_together(eight_heads, tmp_path):
     """As with a cache on each host, one of them older."""
     older = saved_llama(tmp_path, SIZES | EIGHT, seed=1)
-    ended = run_two([str(eight_heads), "", ""], [str(older), "", ""])
+    ended = run_two(SHARE, [str(eight_heads), "", ""], [str(older), "", ""])
     for process in ended:
         assert process.returncode != 0
         assert "is not the same on process [1] as on the first" in process.stderr
@@ -222,7 +189,7 @@ def test_two_processes_with_different_weights_stop_together(eight_heads, tmp_pat
 
 def test_an_error_on_one_process_ends_both(eight_heads, tmp_path):
     absent = tmp_path / "absent"
-    first, second = run_two([str(eight_heads), "", ""], [str(absent), "", ""])
+    first, second = run_two(SHARE, [str(eight_heads), "", ""], [str(absent), "", ""])
     assert f"RuntimeError: opening {eight_heads} failed on process [1]" in first.stderr
     assert f"FileNotFoundError: no config.json in {absent}" in second.stderr
     assert first.returncode != 0
