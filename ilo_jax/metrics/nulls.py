@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from ilo_jax.metrics.cloud import usable_points
@@ -93,6 +94,7 @@ def gaussian(
     seed: int,
     draws: int = 5,
     precision: str = "exact",
+    mesh: Mesh | None = None,
 ) -> Float[Array, " lang"]:
     """The ILO of language clouds of the same shape without shared meaning, in [0, 1].
 
@@ -125,6 +127,7 @@ def gaussian(
         seed: Of the draws.
         draws: How many to average over.
         precision: As for `ilo`.
+        mesh: As for `ilo`; the points are drawn on every device, and searched by all together.
 
     Raises:
         ValueError: As `ilo` does, or if `draws` is below 1 or no point has a language.
@@ -143,6 +146,7 @@ def gaussian(
         min_languages=min_languages,
         distance=distance,
         precision=precision,
+        mesh=mesh,
     )
 
 
@@ -161,7 +165,7 @@ def _stacked(
     return jnp.asarray(points).at[places].get(mode="fill", fill_value=jnp.nan)
 
 
-@partial(jax.jit, static_argnames=("k", "min_languages", "distance", "precision"))
+@partial(jax.jit, static_argnames=("k", "min_languages", "distance", "precision", "mesh"))
 def _gaussian(
     states: Float[Array, "lang sent dim"],
     keys: Key[Array, " draw"],
@@ -170,12 +174,13 @@ def _gaussian(
     min_languages: int,
     distance: str,
     precision: str,
+    mesh: Mesh | None,
 ) -> Float[Array, " lang"]:
     def score(key: Key[Array, ""]) -> Float[Array, " lang"]:
         each = jax.random.split(key, len(states))
         drawn = lax.map(lambda cloud: _draw(*cloud, distance=distance), (each, states))
         settings = {"k": k, "min_languages": min_languages, "distance": distance}
-        return ilo(drawn, precision=precision, **settings).ilo
+        return ilo(drawn, precision=precision, mesh=mesh, **settings).ilo
 
     return jnp.mean(lax.map(score, keys), axis=0)
 

@@ -47,6 +47,15 @@ def _lowered(points: Float[Array, "point dim"], *, low: bool) -> Float[Array, "p
     return points.astype(jnp.bfloat16) if low else points
 
 
+def _bits(keys: Keys, *, low: bool) -> Array:
+    """Points in float32, or the bits of bfloat16.
+
+    XLA on CPUs holds bfloat16 as float32 wherever it is joined or cut, but not its bits.
+    """
+    points = _lowered(keys.points, low=low)
+    return lax.bitcast_convert_type(points, jnp.uint16) if low else points
+
+
 def _part(arrays: Some, first: Int[Array, ""] | int, size: int) -> Some:
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, size), arrays)
 
@@ -133,17 +142,19 @@ def search_by_pairs(keys: Keys, *, sizes: Sizes, low: bool) -> Candidates:
     rows = points // sizes.pairs
     wide = (sizes.pairs + 1) // 2 * rows
     # From any block on, the next half without a break.
-    lowered = keys._replace(points=_lowered(keys.points, low=low))
-    around = jax.tree.map(lambda x: jnp.concatenate([x, x[:wide]]), lowered)
+    around = jax.tree.map(
+        lambda x: jnp.concatenate([x, x[:wide]]), (_bits(keys, low=low), keys.bias)
+    )
     select = {"count": sizes.count, "tile": sizes.tile}
 
     def block(number: Int[Array, ""], found: Candidates) -> Candidates:
         first = number * rows
-        part = _part(around, first, wide)
-        score = scores(part.points[:rows], part.points)
-        after = best_keys(score, part.bias, jnp.arange(rows), **select)
+        bits, bias = (lax.dynamic_slice_in_dim(x, first, wide) for x in around)
+        part = lax.bitcast_convert_type(bits, jnp.bfloat16) if low else bits
+        score = scores(part[:rows], part)
+        after = best_keys(score, bias, jnp.arange(rows), **select)
         after = after._replace(index=(after.index + first) % points)
-        before = best_queries(score, part.bias[:rows], skip=rows, **select)
+        before = best_queries(score, bias[:rows], skip=rows, **select)
         before = before._replace(index=before.index + first)
         met = merged(_part(found, 0, rows), after)
         meeting = merged(_part(found, rows, wide - rows), before)

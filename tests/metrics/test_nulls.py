@@ -10,6 +10,7 @@ import pytest
 
 from ilo_jax.metrics import Neighbors, ceiling, gaussian, ilo, nearest, tally
 from ilo_jax.metrics.nulls import _draw
+from ilo_jax.sharding import make_mesh
 
 SETTINGS = {"k": 5, "min_languages": 3, "distance": "cosine"}
 
@@ -191,6 +192,13 @@ def test_under_jit():
     states = jnp.asarray(normal(6, 100, 16))
     np.testing.assert_array_equal(jax.jit(null_of)(states), null_of(states))
     np.testing.assert_array_equal(jax.jit(ceiling_of)(states), ceiling_of(states))
+
+
+def test_devices_share_the_search_of_the_draws():
+    states = jnp.asarray(normal(6, 99, 16))
+    alone = gaussian(states, seed=0, **SETTINGS)
+    together = gaussian(states, seed=0, mesh=make_mesh(data=8), **SETTINGS)
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
 def exactly(message: str) -> str:
