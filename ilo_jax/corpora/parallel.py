@@ -59,7 +59,7 @@ class Parallel:
         if empty:
             raise ValueError(
                 f"{self.source}: a sentence must not be empty, got {len(empty)} that are "
-                f"(language and line, a table's header not counted): {_some(empty)}"
+                f"(language and line, a table's header not counted): {listed(empty)}"
             )
 
     @property
@@ -111,41 +111,42 @@ def read(
     if not path.exists():
         raise FileNotFoundError(f"no corpus at {path}: there is no such file or folder")
     corpus = (_read_folder if path.is_dir() else _read_table)(path, languages, split)
-    return corpus if sentences is None else _first(corpus, sentences)
+    return corpus if sentences is None else first(corpus, sentences)
 
 
 def _read_folder(path: Path, languages: Sequence[str], split: str) -> Parallel:
-    splits = _splits(path)
-    chosen = _choose_split(splits, split, path)
+    splits = find_splits(path)
+    chosen = choose_split(splits, split, path)
     source = f"{path} ({chosen})" if chosen else str(path)
     files = splits[chosen]
-    codes = _choose_languages(languages, files, source)
+    codes = choose_languages(languages, files, source)
     text = _lines({code: files[code] for code in codes})
-    return _parallel(codes, text, source)
+    return aligned(codes, text, source)
 
 
 def _read_table(path: Path, languages: Sequence[str], split: str) -> Parallel:
     parsers = {".tsv": _tsv, ".jsonl": _jsonl}
     if path.suffix not in parsers:
         raise ValueError(f"a corpus must be a folder, a .tsv or a .jsonl file, got {path}")
-    _choose_split([""], split, path)
+    choose_split([""], split, path)
     source = str(path)
     lines = _lines({source: path})[source]
     if not lines:
         raise ValueError(f"{source} is empty")
     columns = parsers[path.suffix](lines, source)
-    codes = _choose_languages(languages, columns, source)
+    codes = choose_languages(languages, columns, source)
     chosen = {code: columns[code] for code in codes}
     _refuse_other_than_text(chosen, source)
-    return _parallel(codes, chosen, source)
+    return aligned(codes, chosen, source)
 
 
-def _parallel(codes: Sequence[str], text: Mapping[str, Sequence[str]], source: str) -> Parallel:
+def aligned(codes: Sequence[str], text: Mapping[str, Sequence[str]], source: str) -> Parallel:
+    """Return lines as aligned sentences, white space at their ends dropped."""
     sentences = tuple(tuple(line.rstrip() for line in text[code]) for code in codes)
     return Parallel(tuple(codes), sentences, source)
 
 
-def _first(corpus: Parallel, count: int) -> Parallel:
+def first(corpus: Parallel, count: int) -> Parallel:
     """Return the first `count` sentences of every language."""
     available = len(corpus.sentences[0])
     if not 1 <= count <= available:
@@ -160,7 +161,7 @@ def _files(folder: Path, suffix: str) -> dict[str, Path]:
     return {file.name.removesuffix(f".{suffix}"): file for file in found}
 
 
-def _splits(folder: Path) -> dict[str, dict[str, Path]]:
+def find_splits(folder: Path) -> dict[str, dict[str, Path]]:
     """Return {split: {language: file}}; plain text, the split "", counts where there is no other.
 
     A FLORES-200 folder may well have a licence in a text file beside its splits.
@@ -171,14 +172,14 @@ def _splits(folder: Path) -> dict[str, dict[str, Path]]:
     return found or ({"": plain} if plain else {})
 
 
-def _choose_split(splits: Collection[str], split: str, path: Path) -> str:
+def choose_split(splits: Collection[str], split: str, path: Path) -> str:
     """Return the split that was asked for, or else the only one."""
     if not splits:
         names = sorted(file.name for file in path.iterdir())
         raise ValueError(
             f"{path} holds no corpus: it must hold <code>.txt files, or <code>.dev or "
             "<code>.devtest files, those also in folders dev and devtest; it holds "
-            f"{_some(names) or 'nothing'}"
+            f"{listed(names) or 'nothing'}"
         )
     if split in splits:
         return split
@@ -190,14 +191,14 @@ def _choose_split(splits: Collection[str], split: str, path: Path) -> str:
     return next(iter(splits))
 
 
-def _choose_languages(asked: Sequence[str], there: Collection[str], source: str) -> list[str]:
+def choose_languages(asked: Sequence[str], there: Collection[str], source: str) -> list[str]:
     """Return the languages that were asked for, or else all that are there, sorted."""
     missing = [code for code in asked if code not in there]
     if missing:
         named = [code + _near(code, sorted(there)) for code in missing]
         raise ValueError(
             f"{source} has no {', '.join(named)}; it has {len(there)} languages: "
-            f"{_some(sorted(there))}"
+            f"{listed(sorted(there))}"
         )
     return list(asked) or sorted(there)
 
@@ -227,7 +228,7 @@ def _lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
             problems.append(f"{file} line {line}, byte {byte}: 0x{data[error.start]:02x}")
         else:
             lines[name] = text.removesuffix("\n").split("\n") if text else []
-    _refuse("text must be UTF-8", problems)
+    refuse("text must be UTF-8", problems)
     return lines
 
 
@@ -246,7 +247,7 @@ def _tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
         for number, row in enumerate(rows, 2)
         if len(row) != len(header)
     ]
-    _refuse(f"{source}: a line must have {len(header)} cells, as the header has", ragged)
+    refuse(f"{source}: a line must have {len(header)} cells, as the header has", ragged)
     return {name: [row[column] for row in rows] for column, name in enumerate(header)}
 
 
@@ -258,14 +259,14 @@ def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
             records.append(_record(line))
         except ValueError as error:
             problems.append(f"line {number}: {error}")
-    _refuse(f"{source}: a line must be a JSON object", problems)
+    refuse(f"{source}: a line must be a JSON object", problems)
     keys = records[0].keys()
     differing = [
         f"line {number}: " + ", ".join(_differences(record.keys(), keys))
         for number, record in enumerate(records, 1)
         if record.keys() != keys
     ]
-    _refuse(f"{source}: a line must have the keys of line 1", differing)
+    refuse(f"{source}: a line must have the keys of line 1", differing)
     return {key: [record[key] for record in records] for key in keys}
 
 
@@ -307,7 +308,7 @@ def _refuse_other_than_text(columns: Mapping[str, Sequence[object]], source: str
         for number, value in enumerate(values, 1)
         if not _is_text(value)
     ]
-    _refuse(f"{source}: a sentence must be text", problems)
+    refuse(f"{source}: a sentence must be text", problems)
 
 
 def _refuse_unequal(corpus: Parallel) -> None:
@@ -318,7 +319,7 @@ def _refuse_unequal(corpus: Parallel) -> None:
         rarest_first = sorted(by_count.items(), key=lambda item: (len(item[1]), item[0]))
         raise ValueError(
             f"{corpus.source}: languages must have as many sentences as each other, got "
-            + "; ".join(f"{count} in {_some(names)}" for count, names in rarest_first)
+            + "; ".join(f"{count} in {listed(names)}" for count, names in rarest_first)
         )
     if not any(by_count):
         raise ValueError(f"{corpus.source} has no sentences")
@@ -330,12 +331,17 @@ def _refuse_repeated(names: Sequence[str], what: str) -> None:
         raise ValueError(f"{what}, got more than once: {', '.join(repeated)}")
 
 
-def _refuse(what: str, problems: Sequence[str]) -> None:
+def refuse(what: str, problems: Sequence[str]) -> None:
+    """Stop if there are problems.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
     if problems:
-        raise ValueError(f"{what}, got\n  " + _some(problems, separator="\n  "))
+        raise ValueError(f"{what}, got\n  " + listed(problems, separator="\n  "))
 
 
-def _some(names: Sequence[str], *, separator: str = ", ") -> str:
+def listed(names: Sequence[str], *, separator: str = ", ") -> str:
     """Join the first names, and say how many more there are."""
     more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
     return separator.join([*names[:SHOWN], *more])
