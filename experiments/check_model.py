@@ -29,7 +29,7 @@ from jax.sharding import AbstractMesh, AxisType
 from jaxtyping import Float
 
 from ilo_jax.corpora import parallel
-from ilo_jax.corpora.packing import pack
+from ilo_jax.corpora.packing import as_sentences, fill, plan
 from ilo_jax.models import e5_small, hf, parameters, repository
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.describe import describe
@@ -156,11 +156,13 @@ def _forward(
 def by_us(folder: Path, ids: Sequence[Sequence[int]]) -> list[States]:
     """Return what our model makes of each sentence, all of them packed."""
     model = hf.load(folder, mesh=make_mesh(data=1))
-    rows = pack(ids, row_length=max(map(len, ids)))
+    packed, length = as_sentences(ids), max(map(len, ids))
+    planned = plan(packed.lengths, row_length=length)
+    rows = fill(packed, planned, row_length=length)
     hidden, logits = jax.device_get(_forward(model, *map(jnp.asarray, rows[:3])))
     found = []
     for number in range(len(ids)):
-        row, segment = map(int, np.argwhere(rows.sentence == number)[0])
+        row, segment = map(int, np.argwhere(planned == number)[0])
         where = rows.segments[row] == segment + 1
         scores = None if logits is None else logits[row][where]
         found.append(States([state[row][where] for state in hidden], scores))

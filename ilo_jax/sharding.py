@@ -2,12 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import TypeVar, cast
+from collections.abc import Mapping
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -36,7 +33,6 @@ along `dim` instead. `dim` is split over "data" where asked for (FSDP). A `dim` 
 does not divide is whole too.
 """
 
-T = TypeVar("T")
 AnyMesh = Mesh | AbstractMesh
 
 OVER_MODEL = ("head", "kv", "mlp", "vocab")
@@ -65,47 +61,6 @@ def make_mesh(*, data: int | None = None, model: int = 1) -> Mesh:
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=devices[: data * model],
     )
-
-
-def together(step: Callable[[], T], *, what: str) -> T:
-    """Return what a step gives; if it fails on any process, it fails on all.
-
-    Without this, the others would wait for the one that failed, for ever.
-
-    Args:
-        step: done by every process, without speaking to the others.
-        what: it does, for the message.
-
-    Raises:
-        RuntimeError: on the processes where it did not fail itself.
-    """
-    if jax.process_count() == 1:
-        return step()
-    result, error = None, None
-    try:
-        result = step()
-    except (OSError, ValueError) as caught:
-        error = caught
-    failed = multihost_utils.process_allgather(np.array(error is not None)).ravel()
-    if error is not None:
-        raise error
-    if failed.any():
-        raise RuntimeError(f"{what} failed on process {np.flatnonzero(failed).tolist()}")
-    return cast(T, result)
-
-
-def agree(digest: bytes, *, what: str) -> None:
-    """Stop on all processes if they have different digests of what should be one thing.
-
-    Raises:
-        RuntimeError: naming the processes that differ from the first.
-    """
-    if jax.process_count() == 1:
-        return
-    digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
-    other = np.flatnonzero((digests != digests[:1]).any(axis=1))
-    if len(other):
-        raise RuntimeError(f"{what} is not the same on process {other.tolist()} as on the first")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

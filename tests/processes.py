@@ -9,18 +9,27 @@ from pathlib import Path
 
 def run_two(script: Path, *arguments: list[str]) -> list[subprocess.CompletedProcess]:
     """Run a script once for each process to its end: with its number, a port and its arguments."""
-    port, root = str(_free_port()), str(Path(__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": root, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(number), port, *own],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, own in enumerate(arguments)
-    ]
+    port = str(free_port())
+    return ended([
+        start([str(script), str(number), port, *own]) for number, own in enumerate(arguments)
+    ])
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen:
+    """Start Python on the CPU, with what tests force upon JAX left out."""
+    root = str(Path(__file__).parents[1])
+    own = {"PYTHONPATH": root, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env=os.environ | own | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(processes: list[subprocess.Popen]) -> list[subprocess.CompletedProcess]:
+    """Wait until all have ended, or end them."""
     try:
         outputs = [process.communicate(timeout=240) for process in processes]
     finally:
@@ -32,7 +41,8 @@ def run_two(script: Path, *arguments: list[str]) -> list[subprocess.CompletedPro
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens at."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["sharding", "corpora", "models", "activations", "metrics", "training"]
+ORDER = ["processes", "sharding", "corpora", "models", "activations", "metrics", "training"]
 MODULES = sorted(p for p in (ROOT / "ilo_jax").rglob("*.py") if p.name != "__init__.py")
 
 

@@ -1,218 +1,165 @@
-"""A model over a corpus: packed rows in, one vector per layer and sentence out."""
+"""A model over a corpus: sentences in, what the taps take from the model into a store."""
 
-import functools
+import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array
 from tqdm import tqdm
 
-from ilo_jax import sharding
-from ilo_jax.activations import pooling
+from ilo_jax.activations.forward import Forward, compiled_forward, naming_what_to_change
+from ilo_jax.activations.gathering import Gathering
+from ilo_jax.activations.planning import Step, planned, steps_of
+from ilo_jax.activations.schedule import Batch
 from ilo_jax.activations.store import Store
-from ilo_jax.corpora.packing import Rows, pack
+from ilo_jax.activations.taps import Tap
+from ilo_jax.corpora.packing import Sentences
+from ilo_jax.models.flops import forward_flops
 from ilo_jax.models.transformer import Transformer
+from ilo_jax.processes import gathered, largest, quiet, share
 
-BLOCK_TOKENS = 131_072
-"""Languages are packed together until they have this many tokens, then written."""
-
-RECIPE = 2
+RECIPE = 3
 """Part of every store's key: raise it when a change here or in the models changes a value."""
 
-Pooled = Float32[Array, "layer batch segment dim"]
-Forward = Callable[[Array, Array, Array], Pooled]
+AHEAD = 2
+"""Batches that are prepared before they are needed, and computed before they are stored."""
+
+T = TypeVar("T")
 
 
 class Report(NamedTuple):
-    """What an extraction did."""
+    """What an extraction did, on all processes."""
 
     tokens: int
     """Real tokens, special tokens included."""
     padding: float
     """Share of the computed positions that hold no token."""
     compile_seconds: float
-    """Wall time of the first batch, which is compiled and then computed again."""
+    """Wall time until the forward was compiled."""
     seconds: float
     """Wall time of all batches after that, writing included."""
-
-
-class Block(NamedTuple):
-    """Consecutive languages that are packed, computed and written together."""
-
-    languages: list[int]
-    rows: Rows
-
-
-def row_length(longest: int) -> int:
-    """Return the row length for sentences up to `longest` tokens: a multiple of 128, from 256."""
-    return max(256, -(-longest // 128) * 128)
-
-
-def blocks(ids: Sequence[Sequence[Sequence[int]]], *, length: int) -> list[Block]:
-    """Pack the languages, in order, into blocks of at least `BLOCK_TOKENS` tokens.
-
-    Args:
-        ids: token ids as [lang][sent][token].
-        length: of a row, in tokens.
-    """
-    groups: list[list[int]] = [[]]
-    for language in range(len(ids)):
-        if sum(len(s) for member in groups[-1] for s in ids[member]) >= BLOCK_TOKENS:
-            groups.append([])
-        groups[-1].append(language)
-    return [
-        Block(group, pack([s for member in group for s in ids[member]], row_length=length))
-        for group in groups
-    ]
-
-
-def pooled_forward(model: Transformer, mesh: Mesh, *, segments: int) -> Forward:
-    """Return the jitted forward that pools every layer inside the jit.
-
-    It takes tokens, positions and segments ("batch seq"), sharded over "data", and
-    returns "layer batch segment dim" in float32, sharded likewise.
-
-    Args:
-        model: whose weights lie on `mesh`.
-        mesh: with an axis "data".
-        segments: the most that any row holds.
-    """
-    graph, state = nnx.split(model)
-
-    @functools.partial(jax.jit, out_shardings=sharding.along_data(mesh, axis=1))
-    def forward(
-        state: nnx.State,
-        tokens: Int[Array, "batch seq"],
-        positions: Int[Array, "batch seq"],
-        members: Int[Array, "batch seq"],
-    ) -> Pooled:
-        tap = functools.partial(pooling.mean, segments=members, count=segments)
-        return jnp.stack(nnx.merge(graph, state)(tokens, positions, members, tap=tap))
-
-    return functools.partial(forward, state)
-
-
-def _batches(rows: Rows, batch: int) -> Iterator[Rows]:
-    """Split rows into batches, the last filled with rows of padding."""
-    count = len(rows.tokens)
-    spare = -count % batch
-    filled = Rows(*(np.pad(a, ((0, spare), (0, 0))) for a in rows))
-    filled.sentence[count:] = -1
-    for start in range(0, count, batch):
-        yield Rows(*(a[start : start + batch] for a in filled))
-
-
-def _collect(
-    block: Block, batch: int, forward: Callable[[Rows], Pooled], *, sent: int, bar: tqdm
-) -> Float32[np.ndarray, "layer lang sent dim"]:
-    """Run a block; one batch is computed while the one before is copied to its place."""
-    states = None
-    pending: list[tuple[Rows, Pooled]] = []
-
-    def place(rows: Rows, pooled: Pooled) -> None:
-        nonlocal states
-        values = np.asarray(pooled)
-        if states is None:
-            total = len(block.languages) * sent
-            states = np.full((len(values), total, values.shape[-1]), np.nan, np.float32)
-        used = rows.sentence >= 0
-        width = used.shape[1]
-        states[:, rows.sentence[used]] = values[:, :, :width][:, used]
-        bar.update(int((rows.segments > 0).sum()))
-
-    for rows in _batches(block.rows, batch):
-        pending.append((rows, forward(rows)))
-        if len(pending) > 1:
-            place(*pending.pop(0))
-    for item in pending:
-        place(*item)
-    assert states is not None
-    return states.reshape(len(states), len(block.languages), sent, -1)
-
-
-def refuse_unusable(
-    states: Float32[np.ndarray, "layer lang sent dim"],
-    languages: Sequence[str],
-    *,
-    first_layer: int = 0,
-) -> None:
-    """Stop at vectors without a direction, which no cosine is defined for.
-
-    Values that are not finite spread to the sentences packed into the same row.
-
-    Raises:
-        ValueError: naming layer (counted from `first_layer`), language and sentence of a
-            vector that is not finite or is all zero.
-    """
-    norms = np.maximum(states.max(-1), -states.min(-1))
-    broken = np.argwhere(~np.isfinite(norms) | (norms == 0))
-    if len(broken):
-        layer, lang, sent = broken[0]
-        kind = "all zero" if norms[layer, lang, sent] == 0 else "not finite"
-        raise ValueError(
-            f"hidden state {first_layer + layer} of {languages[lang]} sentence {sent + 1} "
-            f"is {kind} ({len(broken)} such vectors in all, some perhaps of sentences that "
-            "shared a row with the cause)"
-        )
+    cpu_seconds: float
+    """Of this process, in that time."""
+    flops: float
+    """Operations that the model needs for these tokens, by `models.flops`."""
+    host_bytes: int
+    """The most that any process has held so far."""
+    device_bytes: int
+    """The most that any of the first devices of a process has held; 0 where it does not say."""
 
 
 def extract(
     model: Transformer,
-    ids: Sequence[Sequence[Sequence[int]]],
+    sentences: Mapping[int, Sentences],
     store: Store,
     mesh: Mesh,
     *,
+    name: str,
     languages: Sequence[str],
+    taps: Sequence[Tap],
     batch_tokens: int,
+    dtype: DTypeLike,
 ) -> Report:
-    """Compute and store the pooled hidden states of every language that is missing.
+    """Compute and store what is missing of this process's languages.
 
     Languages are packed in blocks and written as soon as their block is whole. A run
     that was killed continues with the blocks that are not, packed as before: on the
     same devices, with the same `batch_tokens`, it ends bit-equal to one that was not.
+    While the devices compute, one thread prepares the next rows and another writes.
+    All processes of the mesh must call it.
 
     Args:
         model: whose weights lie on `mesh`.
-        ids: token ids as [lang][sent][token], as many sentences for each language; at
-            least one language must be missing from the store.
-        store: receives "layer sent dim" for each language.
+        sentences: of each of this process's languages, by index; of all processes, at least
+            one must be missing from the store.
+        store: receives what is taken from each language.
         mesh: rows are sharded over its axis "data".
-        languages: their names, for messages.
-        batch_tokens: positions computed at a time on each device.
+        name: of the model, for messages.
+        languages: names of all languages, for messages.
+        taps: what to take.
+        batch_tokens: positions computed at a time on each place along "data".
+        dtype: to compute in, whatever that of the weights.
 
     Raises:
-        ValueError: if a state is not finite or all zero.
+        MemoryError: if a device has too little for it.
         OSError: if the store cannot be written.
+        ValueError: if something is not finite, or a state all zero.
     """
-    sent = len(ids[0])
-    length = row_length(max(len(s) for sentences in ids for s in sentences))
-    batch = max(1, batch_tokens // length) * mesh.shape["data"]
-    planned = blocks(ids, length=length)
-    most = max(block.rows.sentence.shape[1] for block in planned)
-    missing = set(store.missing())
-    work = [block for block in planned if missing & set(block.languages)]
-    forward = pooled_forward(model, mesh, segments=most)
-    put = functools.partial(jax.device_put, device=sharding.along_data(mesh))
-
-    def run(rows: Rows) -> Pooled:
-        return forward(*map(put, rows[:3]))
-
     begun = time.perf_counter()
-    run(next(_batches(work[0].rows, batch))).block_until_ready()
-    compiled = time.perf_counter()
-    tokens = sum(int((block.rows.segments > 0).sum()) for block in work)
-    with tqdm(total=tokens, desc="hidden states", unit="token", disable=None) as bar:
-        for block in work:
-            states = _collect(block, batch, run, sent=sent, bar=bar)
-            refuse_unusable(states, [languages[i] for i in block.languages])
-            for position, language in enumerate(block.languages):
-                store.write(language, states[:, position])
-    computed = sum(-(-len(block.rows.tokens) // batch) for block in work) * batch * length
-    done = time.perf_counter()
-    return Report(tokens, 1 - tokens / computed, compiled - begun, done - compiled)
+    own = share(mesh)
+    plan = planned(model.config, sentences, store, taps, batch_tokens=batch_tokens, width=own.width)
+    steps = steps_of(plan)
+    forwards = [
+        compiled_forward(
+            model, mesh, taps, rows=plan.padding(kind).rows, segments=segments, dtype=dtype
+        )
+        for kind, segments in enumerate(largest(plan.segments))
+    ]
+    compiled, cpu = time.perf_counter(), time.process_time()
+    gathering = Gathering(plan, store, taps, model=name, languages=languages) if own.first else None
+    lengths = plan.lengths()
+    with tqdm(total=int(lengths.sum()), desc="hidden states", unit="token", disable=quiet()) as bar:
+        _run(steps, forwards, gathering, bar)
+    seconds, cpu_seconds = time.perf_counter() - compiled, time.process_time() - cpu
+    tokens = gathered(np.array(own.first * lengths.sum(), np.int32)).sum(dtype=np.int64)
+    flops = gathered(np.array(own.first * forward_flops(model.config, lengths), np.float32))
+    positions = [plan.rows[step.kind] * plan.row_lengths[step.kind] for step in steps]
+    return Report(
+        tokens=int(tokens),
+        padding=float(1 - tokens / (own.count * sum(positions))),
+        compile_seconds=compiled - begun,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        flops=float(flops.sum(dtype=np.float64)),
+        host_bytes=_most(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+        device_bytes=_most(
+            (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+        ),
+    )
+
+
+def _run(
+    steps: Sequence[Step], forwards: Sequence[Forward], gathering: Gathering | None, bar: tqdm
+) -> None:
+    """Compute all batches; threads prepare the next ones and store those before."""
+    batches = _ahead(step.make for step in steps)
+    stored: deque[Future[int]] = deque()
+    with ThreadPoolExecutor(1) as writer:
+        for step, batch in zip(steps, batches, strict=True):
+            found = forwards[step.kind](batch.rows)
+            stored.append(writer.submit(_take, gathering, batch, found))
+            if len(stored) > AHEAD:
+                bar.update(stored.popleft().result())
+        for tokens in stored:
+            bar.update(tokens.result())
+
+
+def _take(gathering: Gathering | None, batch: Batch, found: Mapping[str, Array]) -> int:
+    """Store what was found, if this process is the one that does and there is something."""
+    with naming_what_to_change(batch.rows):
+        jax.block_until_ready(found)
+    return gathering.take(batch, found) if gathering and batch.block >= 0 else 0
+
+
+def _ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """Yield what calls return, made in turn by a thread before they are needed."""
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        for call in calls:
+            waiting.append(thread.submit(call))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _most(value: int) -> int:
+    """Return the largest of all processes, to a MiB."""
+    return largest([value >> 20])[0] << 20

@@ -1,61 +1,182 @@
-"""Pooled hidden states on disk: one zarr3 group, readable by zarr and xarray.
+"""What was taken from a model, on disk: one zarr3 group, readable by zarr and xarray.
 
-FOLDER/zarr.json          attributes: the key, i.e. all that determines a value
-FOLDER/states/            float32 "layer lang sent dim", a chunk per layer and language
-FOLDER/complete/          uint8 "lang", 1 where every chunk of a language is written
+FOLDER/zarr.json          attributes: the key, i.e. all that determines a value, and the sessions
+FOLDER/NAME/              an array of each tap; its attribute "layers" says which it holds
+FOLDER/complete/          uint8 "lang", 1 where everything of a language is written
+FOLDER/lock               while a run writes
+
+Pooled states are "layer lang sent dim", a chunk per layer and language. States of tokens are
+"lang token dim", one sentence after the other; "lengths", "lang sent", and "token_ids", "lang
+token", say which token is which.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import tensorstore as ts
-from jaxtyping import Float32
+from jaxtyping import Float, Shaped
+from tqdm import tqdm
 
 Key = Mapping[str, Any]
 """Everything that determines a stored value, as plain JSON."""
+
+DTYPES = ("float32", "bfloat16")
+"""In which states are stored; bfloat16 is read by tensorstore, and not by zarr."""
+
+
+class Layout(NamedTuple):
+    """How an array lies in a store."""
+
+    dims: tuple[str, ...]
+    """Names of its axes, "lang" among them."""
+    shape: tuple[int, ...]
+    dtype: str
+    """Of numpy, or bfloat16."""
+    layers: tuple[int, ...] = ()
+    """Which layers the array holds."""
+
+    @property
+    def chunk(self) -> list[int]:
+        """What is written as one file: of one layer and language, some 4096 tokens at most."""
+        most = {"layer": 1, "lang": 1, "token": 4096}
+        pairs = zip(self.dims, self.shape, strict=True)
+        return [max(1, min(size, most.get(dim, size))) for dim, size in pairs]
 
 
 class Store(NamedTuple):
     """An open store; its arrays are read and written by slices."""
 
-    folder: Path
-    states: ts.TensorStore
+    url: str
+    """Where it is, for messages: a folder, or gs://..."""
+    base: ts.KvStore
+    arrays: dict[str, ts.TensorStore]
     complete: ts.TensorStore
 
     def missing(self) -> list[int]:
         """Return the languages, by index, that are not written whole."""
         return np.flatnonzero(self.complete.read().result() == 0).tolist()
 
-    def write(self, language: int, states: Float32[np.ndarray, "layer sent dim"]) -> None:
-        """Write every layer of one language, then mark it complete.
+    def write(self, language: int, values: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
+        """Write everything of one language, then mark it complete.
+
+        Args:
+            language: by index.
+            values: of every array, without its axis "lang"; may end early along "token".
 
         Raises:
-            OSError: if the states cannot be written; the language stays missing.
+            OSError: if it cannot be written; the language stays missing.
         """
+        assert values.keys() == self.arrays.keys()
         try:
-            self.states[:, language].write(states).result()
+            self._clear_tokens(language)
+            writes = [
+                _of_language(self.arrays[name], language, value.shape).write(value)
+                for name, value in values.items()
+            ]
+            for write in writes:
+                write.result()
             self.complete[language].write(1).result()
         except ValueError as error:  # tensorstore's word for every failure of the file system
-            raise OSError(f"cannot write states into {self.folder}: {error}") from error
+            raise OSError(f"cannot write states into {self.url}: {error}") from error
 
-    def read(self, layer: int) -> Float32[np.ndarray, "lang sent dim"]:
-        """Return one layer of all languages.
+    def _clear_tokens(self, language: int) -> None:
+        """Remove chunks of tokens: not written whole, they would be read, and may be torn."""
+        for name, array in self.arrays.items():
+            if "token" in array.domain.labels:
+                within = ts.KvStore.KeyRange(f"{name}/c/{language}/", f"{name}/c/{language}0")
+                self.base.delete_range(within).result()
+
+    def read(self, name: str, layer: int) -> Float[np.ndarray, "lang sent dim"]:
+        """Return one layer of all languages, in float32.
+
+        Args:
+            name: of an array of pooled states.
+            layer: as numbered in the model; the array must hold it.
+
+        Raises:
+            OSError: if a chunk is absent or fails its checksum.
+        """
+        array = self.arrays[name]
+        place = array.spec().to_json()["metadata"]["attributes"]["layers"].index(layer)
+        try:
+            return array[place].read().result().astype(np.float32, copy=False)
+        except ValueError as error:
+            raise OSError(
+                f"cannot read {name} of layer {layer} in {self.url}: {error}; "
+                "run again to compute what is damaged"
+            ) from error
+
+    def tokens(self, name: str, language: int) -> Shaped[np.ndarray, "token ..."]:
+        """Return the tokens of a language, of states of tokens or of "token_ids".
 
         Raises:
             OSError: if a chunk is absent or fails its checksum.
         """
         try:
-            return self.states[layer].read().result()
+            count = int(self.arrays["lengths"][language].read().result().sum())
+            return self.arrays[name][language, :count].read().result()
         except ValueError as error:
-            raise OSError(
-                f"cannot read states of layer {layer} in {self.folder}: {error}; "
-                "delete that folder to compute them again"
-            ) from error
+            raise OSError(f"cannot read {name} of {language} in {self.url}: {error}") from error
+
+    def damaged(self, languages: Sequence[int]) -> dict[int, str]:
+        """Return what is wrong with languages of which a chunk is absent or fails its checksum.
+
+        Cost: reads all there is of them.
+
+        Args:
+            languages: by index; those that are missing anyway are not looked at.
+        """
+        found = {}
+        whole = sorted({*languages} - {*self.missing()})
+        for language in tqdm(whole, desc="checking stored states", unit="lang", disable=None):
+            try:
+                for name, array in self.arrays.items():
+                    if "token" in array.domain.labels:
+                        self.tokens(name, language)
+                    else:
+                        array[ts.d["lang"][language]].read().result()
+            except (OSError, ValueError) as error:
+                found[language] = str(error)
+        return found
+
+    def forget(self, languages: Iterable[int]) -> None:
+        """Mark languages as missing.
+
+        Raises:
+            OSError: if that cannot be written.
+        """
+        try:
+            for language in languages:
+                self.complete[language].write(0).result()
+        except ValueError as error:
+            raise OSError(f"cannot write into {self.url}: {error}") from error
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Return what computed the states: one entry for each run that wrote some of them."""
+        return _attributes(self.base, self.url).get("sessions", [])
+
+    def add_session(self, session: Mapping[str, Any]) -> None:
+        """Remember a run that wrote some of the states.
+
+        Raises:
+            OSError: if that cannot be written.
+        """
+        attributes = _attributes(self.base, self.url)
+        attributes["sessions"] = [*attributes.get("sessions", []), session]
+        try:
+            self.base.write("zarr.json", _group(attributes)).result()
+        except ValueError as error:
+            raise OSError(f"cannot write into {self.url}: {error}") from error
+
+
+def _of_language(array: ts.TensorStore, language: int, shape: tuple[int, ...]) -> ts.TensorStore:
+    return array[ts.d["lang"][language]][tuple(slice(0, size) for size in shape)]
 
 
 def key_digest(key: Key) -> str:
@@ -63,23 +184,9 @@ def key_digest(key: Key) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _array(
-    folder: Path, *, dtype: str, shape: list[int], chunk: list[int], names: list[str]
-) -> ts.TensorStore:
-    """Open an array of the group, creating it if it is not there."""
-    metadata = {
-        "shape": shape,
-        "data_type": dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-        "dimension_names": names,
-        "fill_value": "NaN" if dtype == "float32" else 0,
-    }
-    kvstore = {"driver": "file", "path": str(folder)}
-    spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}
-    # An absent chunk of states is damage; of `complete`, a language still to come.
-    spec["fill_missing_data_reads"] = dtype == "uint8"
-    return ts.open(spec, create=True, open=True).result()
+def numpy_dtype(name: str) -> np.dtype:
+    """Return the dtype that numpy holds a stored one in."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def write_beside(file: Path, write: Callable[[Path], Any]) -> None:
@@ -102,41 +209,85 @@ def write_beside(file: Path, write: Callable[[Path], Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def open_store(root: Path, key: Key, *, shape: tuple[int, int, int, int]) -> Store:
+def open_store(root: str | Path, key: Key, arrays: Mapping[str, Layout], *, lang: int) -> Store:
     """Open the store of a key below `root`, creating it if it is not there.
 
+    Of several processes, one opens it first.
+
     Args:
-        root: holds one folder per key, named by the key's digest.
-        key: all that determines the states.
-        shape: layer, lang, sent, dim.
+        root: holds one folder per key, named by the key's digest; a path, or a URL that
+            tensorstore knows, such as gs://bucket/folder.
+        key: all that determines what is stored.
+        arrays: what is stored, by name.
+        lang: how many languages there are.
 
     Raises:
         OSError: if the folder cannot be made or written.
         ValueError: if what is there is damaged, or was written for another key or shape.
     """
-    folder = root / key_digest(key)
-    group = folder / "zarr.json"
-    layer, lang, sent, dim = shape
-    folder.mkdir(parents=True, exist_ok=True)
-    if not group.is_file():
-        attributes = {"key": key}
-        text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes})
-        write_beside(group, lambda beside: beside.write_text(text))
+    url = f"{root}/{key_digest(key)}"
     try:
-        found = json.loads(group.read_text())["attributes"]["key"]
+        base = ts.KvStore.open(f"{url}/" if "://" in url else _local(Path(url))).result()
+        _claim(base, key, url)
+        opened = {name: _array(base / f"{name}/", layout) for name, layout in arrays.items()}
+        complete = _array(base / "complete/", Layout(("lang",), (lang,), "uint8"))
+    except OSError as error:
+        raise OSError(f"cannot open {url}: {error}") from error
+    return Store(url, base, opened, complete)
+
+
+def _local(folder: Path) -> dict[str, str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"driver": "file", "path": f"{folder.resolve()}/"}
+
+
+def _claim(base: ts.KvStore, key: Key, url: str) -> None:
+    """Make the group of a key, or refuse what is there."""
+    try:
+        found = base.read("zarr.json").result()
+        if found.state == "missing":
+            # Whoever comes first.
+            absent = found.stamp.generation
+            base.write("zarr.json", _group({"key": key}), if_equal=absent).result()
+    except ValueError as error:
+        raise OSError(str(error)) from error
+    there = _attributes(base, url)["key"]
+    if there != json.loads(json.dumps(key)):
+        fields = sorted(k for k in {*there, *key} if there.get(k) != key.get(k))
+        raise ValueError(f"{url} was written for another key: {', '.join(fields)} differ")
+
+
+def _group(attributes: Mapping[str, Any]) -> str:
+    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def _attributes(base: ts.KvStore, url: str) -> dict[str, Any]:
+    try:
+        attributes = json.loads(base.read("zarr.json").result().value)["attributes"]
+        attributes["key"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{group} is damaged ({error!r}); delete {folder}") from error
-    if found != json.loads(json.dumps(key)):
-        fields = sorted(k for k in {*found, *key} if found.get(k) != key.get(k))
-        raise ValueError(f"{folder} was written for another key: {', '.join(fields)} differ")
-    return Store(
-        folder,
-        _array(
-            folder / "states",
-            dtype="float32",
-            shape=[layer, lang, sent, dim],
-            chunk=[1, 1, sent, dim],
-            names=["layer", "lang", "sent", "dim"],
-        ),
-        _array(folder / "complete", dtype="uint8", shape=[lang], chunk=[1], names=["lang"]),
-    )
+        raise ValueError(f"{url}/zarr.json is damaged ({error!r}); delete {url}") from error
+    return attributes
+
+
+def _array(place: ts.KvStore, layout: Layout) -> ts.TensorStore:
+    """Open an array of the group, creating it if it is not there."""
+    states = layout.dtype in DTYPES
+    metadata = {
+        "shape": list(layout.shape),
+        "data_type": layout.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": layout.chunk}},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "dimension_names": list(layout.dims),
+        "fill_value": "NaN" if states else 0,
+        "attributes": {"layers": list(layout.layers)},
+    }
+    spec = {
+        "driver": "zarr3",
+        "kvstore": place.spec().to_json(),
+        "metadata": metadata,
+        "store_data_equal_to_fill_value": True,
+        # An absent chunk is damage; of `complete`, a language still to come.
+        "fill_missing_data_reads": layout.dims == ("lang",),
+    }
+    return ts.open(spec, create=True, open=True).result()

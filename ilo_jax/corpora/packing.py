@@ -1,14 +1,47 @@
 """Sentences into rows of one static length, so that one shape serves a whole corpus."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Bool, Int, Int32
 
 SHOWN = 10
 """How many offenders an error names."""
+
+
+class Sentences(NamedTuple):
+    """Token ids of many sentences, one after the other."""
+
+    tokens: Int32[np.ndarray, " token"]
+    special: Bool[np.ndarray, " token"]
+    """True where the tokenizer put a token that stands for no text."""
+    lengths: Int32[np.ndarray, " sent"]
+    """Tokens of each sentence."""
+
+
+def as_sentences(
+    ids: Iterable[Sequence[int]], special: Iterable[Sequence[int]] | None = None
+) -> Sentences:
+    """Return sentences given one by one.
+
+    Args:
+        ids: token ids of each.
+        special: 1 where a token stands for no text; None: nowhere.
+    """
+    arrays = [np.asarray(one, np.int32).reshape(-1) for one in ids]
+    flags = [np.zeros(len(one), bool) for one in arrays]
+    if special is not None:
+        flags = [np.asarray(one, bool).reshape(-1) for one in special]
+    lengths = np.array([len(one) for one in arrays], np.int32)
+    none = np.zeros(0, np.int32)
+    return Sentences(np.concatenate([*arrays, none]), np.concatenate([*flags, none > 0]), lengths)
+
+
+def joined(parts: Iterable[Sentences]) -> Sentences:
+    """Return the sentences of several, in order."""
+    return Sentences(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 class Rows(NamedTuple):
@@ -23,44 +56,63 @@ class Rows(NamedTuple):
     """0, 1, ... within each segment."""
     segments: Int32[np.ndarray, "row seq"]
     """From 1; 0 is padding."""
-    sentence: Int32[np.ndarray, "row segment"]
-    """Which sentence is segment s + 1 of the row; -1 where the row has no such segment."""
+    special: Bool[np.ndarray, "row seq"]
+    """True where a token stands for no text."""
 
 
-def pack(sentences: Sequence[Sequence[int]], *, row_length: int) -> Rows:
-    """Return rows that hold every sentence once and whole, with little padding.
+Plan = Int32[np.ndarray, "row segment"]
+"""Which sentence is segment s + 1 of a row; -1 where the row has no such segment."""
+
+
+def plan(lengths: Int32[np.ndarray, " sent"], *, row_length: int) -> Plan:
+    """Return which sentences share rows: each once and whole, with little padding.
 
     The longest sentences are placed first, each into the row with the least room that it
     still fits in, or else into a new one (best-fit decreasing: for many rows at most 11/9
-    of the fewest possible). The same sentences always give the same rows.
+    of the fewest possible). The same lengths always give the same rows.
 
     Cost: row_length / 64 machine words for each sentence, linear otherwise.
 
     Args:
-        sentences: token ids of each sentence.
+        lengths: tokens of each sentence.
         row_length: in tokens.
 
     Raises:
         ValueError: if there are no sentences, or naming those that are empty or longer
             than a row.
     """
-    lengths = np.array([len(sentence) for sentence in sentences], np.int64)
     _refuse_unpackable(lengths, row_length)
     members = _best_fit(lengths, row_length)
-    order = np.fromiter(chain.from_iterable(members), np.int64)
     counts = np.array([len(row) for row in members])
-    row, slot = np.repeat(np.arange(len(members)), counts), _within(counts)
-
-    packed = lengths[order]
-    at_row = np.repeat(row, packed)
-    at = at_row, _within(np.bincount(at_row))
-    tokens, positions, segments = np.zeros((3, len(members), row_length), np.int32)
-    tokens[at] = np.fromiter(chain.from_iterable(sentences[i] for i in order), np.int32)
-    positions[at] = _within(packed)
-    segments[at] = np.repeat(slot + 1, packed)
     sentence = np.full((len(members), counts.max()), -1, np.int32)
-    sentence[row, slot] = order
-    return Rows(tokens, positions, segments, sentence)
+    order = np.fromiter(chain.from_iterable(members), np.int32)
+    sentence[np.repeat(np.arange(len(members)), counts), _within(counts)] = order
+    return sentence
+
+
+def fill(sentences: Sentences, planned: Plan, *, row_length: int) -> Rows:
+    """Return the rows of a plan, or of some rows of it.
+
+    Args:
+        sentences: of the whole plan.
+        planned: what is to be in each row; a row of -1 is all padding.
+        row_length: in tokens.
+    """
+    row, slot = np.nonzero(planned >= 0)
+    order = planned[row, slot]
+    lengths = sentences.lengths[order]
+    at_row, inside = np.repeat(row, lengths), _within(lengths)
+    # Rows are filled from the left: where a token goes is how many precede it in its row.
+    at = at_row, _within(np.bincount(at_row))
+    starts = np.cumsum(sentences.lengths) - sentences.lengths
+    source = np.repeat(starts[order], lengths) + inside
+    tokens, positions, segments = np.zeros((3, len(planned), row_length), np.int32)
+    special = np.zeros((len(planned), row_length), bool)
+    tokens[at] = sentences.tokens[source]
+    special[at] = sentences.special[source]
+    positions[at] = inside
+    segments[at] = np.repeat(slot + 1, lengths)
+    return Rows(tokens, positions, segments, special)
 
 
 def padding_share(rows: Rows) -> float:

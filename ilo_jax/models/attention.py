@@ -94,22 +94,28 @@ def attend(
     Scores and softmax are float32 whatever the dtype of the arguments.
     """
     batch, seq, head, dim = query.shape
-    grouped = query.reshape(batch, seq, key.shape[2], -1, dim)
+    kv = key.shape[2]
     product = functools.partial(
         jnp.einsum,
         precision=matmul_precision(query.dtype),
         preferred_element_type=jnp.float32,
     )
-    scores = product("bqhgd,bkhd->bhgqk", grouped, key) * np.float32(config.scale)
+    # One product for all the query heads of a key/value head, on the rows that BLAS wants.
+    queries = jnp.moveaxis(query.reshape(batch, seq, kv, -1, dim), 1, 3)
+    keys, values = jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)
+    scores = product("bhqd,bhkd->bhqk", queries.reshape(batch, kv, -1, dim), keys)
+    scores = scores.reshape(batch, kv, -1, seq, seq) * np.float32(config.scale)
     if config.softcap is not None:
         scores = config.softcap * jnp.tanh(scores / config.softcap)
     if config.alibi:
         distance = at.positions[:, :, None] - at.positions[:, None, :]
-        slopes = jnp.asarray(alibi_slopes(head)).reshape(1, *grouped.shape[2:4], 1, 1)
+        slopes = jnp.asarray(alibi_slopes(head)).reshape(1, kv, -1, 1, 1)
         scores -= slopes * distance[:, None, None].astype(jnp.float32)
-    scores = jnp.where(at.masks[config.window][:, None, None], scores, -jnp.inf)
+    # Added rather than chosen: softmax then runs up to twice as fast on CPUs.
+    scores += jnp.where(at.masks[config.window], 0, -jnp.inf)[:, None, None]
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = product("bhgqk,bkhd->bqhgd", weights, value)
+    mixed = product("bhqk,bhkd->bhqd", weights.reshape(batch, kv, -1, seq), values)
+    mixed = jnp.moveaxis(mixed.reshape(batch, kv, -1, seq, dim), 3, 1)
     return mixed.astype(value.dtype).reshape(batch, seq, head, dim)
 
 

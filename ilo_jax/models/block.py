@@ -1,5 +1,8 @@
 """One block of a transformer: attention and MLP, and where the norms stand."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -8,6 +11,8 @@ from ilo_jax.models.attention import Attention, Layout
 from ilo_jax.models.config import BlockConfig
 from ilo_jax.models.mlp import Mlp
 from ilo_jax.models.norm import Normalize
+
+T = TypeVar("T")
 
 
 def _apply(norm: Normalize | None, hidden: Array) -> Array:
@@ -39,20 +44,40 @@ class Block(nnx.Module):
         self, hidden: Float[Array, "batch seq dim"], at: Layout
     ) -> Float[Array, "batch seq dim"]:
         """Return the residual stream after the block."""
+        return self.show(hidden, at, neurons=lambda neurons: None)[0]
+
+    def show(
+        self,
+        hidden: Float[Array, "batch seq dim"],
+        at: Layout,
+        *,
+        neurons: Callable[[Float[Array, "batch seq neuron"]], T],
+    ) -> tuple[Float[Array, "batch seq dim"], T]:
+        """Return the residual stream after the block, and what is made of the MLP's neurons."""
+
+        def mlp(normed: Array) -> tuple[Array, T]:
+            active = self.mlp.neurons(normed)
+            return self.mlp.down(active), neurons(active)
+
         if self.config.parallel:
-            return self._parallel(hidden, at)
+            return self._parallel(hidden, at, mlp)
         if self.config.norm_place == "post":
             hidden = _apply(self.attn_norm, hidden + self.attn(hidden, at))
-            return _apply(self.mlp_norm, hidden + self.mlp(hidden))
+            update, shown = mlp(hidden)
+            return _apply(self.mlp_norm, hidden + update), shown
         update = self.attn(_apply(self.attn_norm, hidden), at)
         hidden = hidden + _apply(self.attn_out_norm, update)
-        update = self.mlp(_apply(self.mlp_norm, hidden))
-        return hidden + _apply(self.mlp_out_norm, update)
+        update, shown = mlp(_apply(self.mlp_norm, hidden))
+        return hidden + _apply(self.mlp_out_norm, update), shown
 
     def _parallel(
-        self, hidden: Float[Array, "batch seq dim"], at: Layout
-    ) -> Float[Array, "batch seq dim"]:
+        self,
+        hidden: Float[Array, "batch seq dim"],
+        at: Layout,
+        mlp: Callable[[Array], tuple[Array, T]],
+    ) -> tuple[Float[Array, "batch seq dim"], T]:
         """Both layers read the stream as it is (Wang and Komatsuzaki 2021)."""
         normed = _apply(self.attn_norm, hidden)
         for_mlp = normed if self.config.shared_norm else _apply(self.mlp_norm, hidden)
-        return hidden + self.attn(normed, at) + self.mlp(for_mlp)
+        update, shown = mlp(for_mlp)
+        return hidden + self.attn(normed, at) + update, shown

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from ilo_jax.sharding import together
+from ilo_jax.processes import together
 
 DTYPES: dict[str, type] = {
     "F64": np.float64,

@@ -34,7 +34,8 @@ from ilo_jax.models.placement import (
 )
 from ilo_jax.models.repository import TOKENIZER, folder_config, matching, raw_config
 from ilo_jax.models.transformer import Transformer
-from ilo_jax.sharding import agree, together, unsplit
+from ilo_jax.processes import agree, together
+from ilo_jax.sharding import unsplit
 
 log = logging.getLogger(__name__)
 

@@ -34,9 +34,13 @@ class Mlp(nnx.Module):
         self.up = layer(dim, config.dim)
         self.down = layer(config.dim, dim)
 
-    def __call__(self, hidden: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq dim"]:
-        """Return the block's update of the residual stream."""
+    def neurons(self, hidden: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq neuron"]:
+        """Return the activations, of which the update is a linear function."""
         activate = ACTIVATIONS[self.activation]
         if self.gate is None:
-            return self.down(activate(self.up(hidden)))
-        return self.down(activate(self.gate(hidden)) * self.up(hidden))
+            return activate(self.up(hidden))
+        return activate(self.gate(hidden)) * self.up(hidden)
+
+    def __call__(self, hidden: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq dim"]:
+        """Return the block's update of the residual stream."""
+        return self.down(self.neurons(hidden))

@@ -20,6 +20,7 @@ from ilo_jax.models.norm import Normalize
 from ilo_jax.sharding import along_data
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Head(nnx.Module):
@@ -93,16 +94,39 @@ class Transformer(nnx.Module):
             segments: which tokens belong together, from 1; 0 is padding.
             tap: applied to the L + 1 states; the last is after the final norm.
         """
+        return self.show(tokens, positions, segments, residual=tap, mlp=lambda neurons: None)[0]
+
+    def show(
+        self,
+        tokens: Int[Array, "batch seq"],
+        positions: Int[Array, "batch seq"],
+        segments: Int[Array, "batch seq"],
+        *,
+        residual: Callable[[Float[Array, "batch seq dim"]], T],
+        mlp: Callable[[Float[Array, "batch seq neuron"]], U],
+    ) -> tuple[list[T], list[U]]:
+        """Return what taps make of each hidden state, and of each block's neurons.
+
+        Args:
+            tokens: token ids in [0, vocab).
+            positions: of each token inside its segment, from 0.
+            segments: which tokens belong together, from 1; 0 is padding.
+            residual: applied to the L + 1 states, embedding first; the last is after the
+                final norm.
+            mlp: applied to what each of the L blocks' MLPs projects down.
+        """
         kinds = (block.attention for block in self.config.blocks)
         at = layout(kinds, positions, segments, causal=self.config.causal)
         hidden = self._along_data(self.embed(tokens, positions))
-        taps = [tap(hidden)]
+        states, neurons = [residual(hidden)], []
         for i, block in enumerate(self.layers, 1):
-            hidden = self._along_data(block(hidden, at))
+            hidden, shown = block.show(hidden, at, neurons=mlp)
+            hidden = self._along_data(hidden)
             if i == self.config.layers and self.norm is not None:
                 hidden = self.norm(hidden)
-            taps.append(tap(hidden))
-        return taps
+            states.append(residual(hidden))
+            neurons.append(shown)
+        return states, neurons
 
     def _along_data(self, hidden: Float[Array, "batch seq dim"]) -> Array:
         """Keep the batch split, or weights split over "data" would replicate it."""

@@ -1,107 +1,318 @@
 import json
+import shutil
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import zarr
 
-from ilo_jax.activations.store import Store, key_digest, open_store, write_beside
+from ilo_jax.activations.store import (
+    Layout,
+    Store,
+    key_digest,
+    numpy_dtype,
+    open_store,
+    write_beside,
+)
 
 KEY = {"model": {"model.safetensors": "ab"}, "languages": ["x", "y"]}
-SHAPE = (3, 2, 5, 4)
-STATES = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+LONGEST = 5000
+ARRAYS = {
+    "residual_mean": Layout(("layer", "lang", "sent", "dim"), (3, 2, 5, 4), "float32", (0, 1, 6)),
+    "mlp_tokens": Layout(("lang", "token", "dim"), (2, LONGEST, 3), "float32", (1,)),
+    "lengths": Layout(("lang", "sent"), (2, 5), "int32"),
+    "token_ids": Layout(("lang", "token"), (2, LONGEST), "int32"),
+}
+LENGTHS = np.array([[2, 1, 3, 1, 4], [4990, 1, 3, 2, 4]], np.int32)
+"""The second language is as long as an array of tokens has room for, and takes two chunks."""
+RNG = np.random.default_rng(0)
+STATES = RNG.normal(size=(3, 2, 5, 4)).astype(np.float32)
+TOKENS = [RNG.normal(size=(n, 3)).astype(np.float32) for n in LENGTHS.sum(1)]
+IDS = [RNG.integers(0, 9, n).astype(np.int32) for n in LENGTHS.sum(1)]
+
+
+def of_language(lang: int) -> dict[str, np.ndarray]:
+    return {
+        "residual_mean": STATES[:, lang],
+        "mlp_tokens": TOKENS[lang],
+        "lengths": LENGTHS[lang],
+        "token_ids": IDS[lang],
+    }
+
+
+def opened(root: Path | str) -> Store:
+    return open_store(root, KEY, ARRAYS, lang=2)
+
+
+def chunk(store: Store, place: str) -> Path:
+    """Return the file of a chunk, such as "residual_mean/c/1/0"."""
+    file = Path(store.url) / place
+    (found,) = [file] if file.is_file() else [path for path in file.rglob("*") if path.is_file()]
+    return found
+
+
+def tear(store: Store, place: str) -> None:
+    """Change one bit of a chunk."""
+    file = chunk(store, place)
+    content = bytearray(file.read_bytes())
+    content[7] ^= 1
+    file.write_bytes(content)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path, KEY, shape=SHAPE)
+    return opened(tmp_path)
+
+
+@pytest.fixture
+def full(store: Store) -> Store:
+    for lang in range(2):
+        store.write(lang, of_language(lang))
+    return store
 
 
 def test_what_is_written_is_read_again(store: Store, tmp_path: Path):
     assert store.missing() == [0, 1]
-    store.write(1, STATES[:, 1])
+    store.write(1, of_language(1))
     assert store.missing() == [0]
-    store.write(0, STATES[:, 0])
-    again = open_store(tmp_path, KEY, shape=SHAPE)
+    store.write(0, of_language(0))
+    again = opened(tmp_path)
     assert again.missing() == []
-    for layer in range(3):
-        np.testing.assert_array_equal(again.read(layer), STATES[layer])
+    for place, layer in enumerate([0, 1, 6]):
+        np.testing.assert_array_equal(again.read("residual_mean", layer), STATES[place])
+    for lang in range(2):
+        np.testing.assert_array_equal(again.tokens("mlp_tokens", lang), TOKENS[lang])
+        np.testing.assert_array_equal(again.tokens("token_ids", lang), IDS[lang])
 
 
-def test_zarr_reads_it_with_names_and_key(store: Store):
-    for language in range(2):
-        store.write(language, STATES[:, language])
-    group = zarr.open_group(store.folder, mode="r")
-    states = group["states"]
-    assert isinstance(states, zarr.Array)
-    assert states.metadata.to_dict()["dimension_names"] == ("layer", "lang", "sent", "dim")
-    assert states.chunks == (1, 1, 5, 4)
-    np.testing.assert_array_equal(states[:], STATES)
+def test_a_layer_that_was_not_taken_is_not_read(full: Store):
+    with pytest.raises(ValueError, match="2 is not in list"):
+        full.read("residual_mean", 2)
+
+
+def test_zarr_reads_it_with_names_and_key(full: Store):
+    group = zarr.open_group(full.url, mode="r")
     assert group.attrs["key"] == KEY
-    assert {name for name, _ in group.members()} == {"states", "complete"}
+    assert {name for name, _ in group.members()} == {*ARRAYS, "complete"}
+    arrays = {name: array for name, array in group.members() if isinstance(array, zarr.Array)}
+    for name, layout in ARRAYS.items():
+        assert arrays[name].metadata.to_dict()["dimension_names"] == layout.dims
+        assert arrays[name].attrs["layers"] == list(layout.layers)
+        assert arrays[name].dtype == layout.dtype
+        assert arrays[name].chunks == tuple(layout.chunk)
+    np.testing.assert_array_equal(arrays["residual_mean"][:], STATES)
+    np.testing.assert_array_equal(arrays["lengths"][:], LENGTHS)
+    for lang, count in enumerate(LENGTHS.sum(1)):
+        np.testing.assert_array_equal(arrays["mlp_tokens"][lang, :count], TOKENS[lang])
+        np.testing.assert_array_equal(arrays["token_ids"][lang, :count], IDS[lang])
+        assert np.isnan(arrays["mlp_tokens"][lang, count:]).all()
+
+
+def test_a_chunk_is_of_one_layer_and_language_and_of_tokens_that_fit_memory():
+    assert {name: layout.chunk for name, layout in ARRAYS.items()} == {
+        "residual_mean": [1, 1, 5, 4],
+        "mlp_tokens": [1, 4096, 3],
+        "lengths": [1, 5],
+        "token_ids": [1, 4096],
+    }
+    assert Layout(("lang", "token"), (2, 0), "int32").chunk == [1, 1]
+
+
+def test_bfloat16_is_kept_and_read_as_float32(tmp_path: Path):
+    names = ("residual_mean", "mlp_tokens")
+    half = {name: ARRAYS[name]._replace(dtype="bfloat16") for name in names}
+    store = open_store(tmp_path, KEY, ARRAYS | half, lang=2)
+    assert numpy_dtype("bfloat16") == ml_dtypes.bfloat16
+    for lang in range(2):
+        rounded = {name: of_language(lang)[name].astype(ml_dtypes.bfloat16) for name in names}
+        store.write(lang, of_language(lang) | rounded)
+    assert store.damaged([0, 1]) == {}
+    found = store.read("residual_mean", 6)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, STATES[2].astype(ml_dtypes.bfloat16).astype(np.float32))
+    tokens = store.tokens("mlp_tokens", 1)
+    assert tokens.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(tokens, TOKENS[1].astype(ml_dtypes.bfloat16))
+    assert chunk(store, "residual_mean/c/1/0").stat().st_size == 5 * 4 * 2 + 4
 
 
 def test_another_key_is_another_folder(tmp_path: Path):
     other = KEY | {"dtype": "bfloat16"}
     assert key_digest(KEY) != key_digest(other)
     assert key_digest(KEY) == key_digest(dict(reversed(KEY.items())))
-    open_store(tmp_path, KEY, shape=SHAPE)
-    open_store(tmp_path, other, shape=SHAPE)
+    opened(tmp_path)
+    open_store(tmp_path, other, ARRAYS, lang=2)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_folder_of_another_key_is_refused_by_field(store: Store, tmp_path: Path):
-    file = store.folder / "zarr.json"
+    file = Path(store.url) / "zarr.json"
     group = json.loads(file.read_text())
     group["attributes"]["key"]["languages"] = ["z"]
     file.write_text(json.dumps(group))
     with pytest.raises(ValueError, match="written for another key: languages differ"):
-        open_store(tmp_path, KEY, shape=SHAPE)
+        opened(tmp_path)
 
 
-def test_a_torn_chunk_is_told_not_returned(store: Store):
-    for language in range(2):
-        store.write(language, STATES[:, language])
-    chunk = next(p for p in store.folder.glob("states/c/1/0/**/*") if p.is_file())
-    whole = bytearray(chunk.read_bytes())
-    whole[7] ^= 1
-    chunk.write_bytes(whole)
-    np.testing.assert_array_equal(store.read(0), STATES[0])
-    with pytest.raises(OSError, match=r"cannot read states of layer 1 in .*delete that folder"):
-        store.read(1)
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("lengths", {"shape": (2, 6)}, r'"shape" of \[2,6\] but received: \[2,5\]'),
+        ("mlp_tokens", {"dtype": "bfloat16"}, r'"data_type" of .*bfloat16.* received: .*float32'),
+        ("residual_mean", {"layers": (0, 1, 2)}, r'"layers" of \[0,1,2\] but received: \[0,1,6\]'),
+    ],
+)
+def test_arrays_of_another_layout_are_refused(full: Store, tmp_path: Path, name, changed, message):
+    arrays = ARRAYS | {name: ARRAYS[name]._replace(**changed)}
+    with pytest.raises(ValueError, match=message):
+        open_store(tmp_path, KEY, arrays, lang=2)
 
 
-def test_an_absent_chunk_is_told_not_filled(store: Store):
-    for language in range(2):
-        store.write(language, STATES[:, language])
-    next(p for p in store.folder.glob("states/c/2/1/**/*") if p.is_file()).unlink()
-    np.testing.assert_array_equal(store.read(1), STATES[1])
-    with pytest.raises(OSError, match=r"cannot read states of layer 2 in .*delete that folder"):
-        store.read(2)
+# Damage
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_a_torn_chunk_is_told_not_returned(full: Store):
+    tear(full, "residual_mean/c/2/0")
+    np.testing.assert_array_equal(full.read("residual_mean", 1), STATES[1])
+    message = r"^cannot read residual_mean of layer 6 in .*; run again to compute what is damaged$"
+    with pytest.raises(OSError, match=message):
+        full.read("residual_mean", 6)
+
+
+def test_an_absent_chunk_is_told_not_filled(full: Store):
+    chunk(full, "residual_mean/c/2/1").unlink()
+    np.testing.assert_array_equal(full.read("residual_mean", 1), STATES[1])
+    with pytest.raises(OSError, match=r"^cannot read residual_mean of layer 6 in "):
+        full.read("residual_mean", 6)
+
+
+@pytest.mark.parametrize("place", ["mlp_tokens/c/1/1", "lengths/c/1"])
+@pytest.mark.parametrize("how", ["torn", "absent"])
+def test_tokens_that_are_damaged_are_told(full: Store, place: str, how: str):
+    tear(full, place) if how == "torn" else chunk(full, place).unlink()
+    np.testing.assert_array_equal(full.tokens("mlp_tokens", 0), TOKENS[0])
+    with pytest.raises(OSError, match=r"^cannot read mlp_tokens of 1 in "):
+        full.tokens("mlp_tokens", 1)
+
+
+def test_nothing_is_damaged_that_was_written_whole(full: Store):
+    # The first language has too few tokens for a second chunk.
+    assert not (Path(full.url) / "mlp_tokens/c/0/1").exists()
+    assert full.damaged([0, 1]) == {}
+
+
+@pytest.mark.parametrize("how", ["torn", "absent"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "residual_mean/c/0/1",
+        "residual_mean/c/2/1",
+        "mlp_tokens/c/1/0",
+        "mlp_tokens/c/1/1",
+        "token_ids/c/1/1",
+        "lengths/c/1",
+    ],
+)
+def test_a_damaged_chunk_is_found_and_its_language_computed_again(
+    full: Store, tmp_path: Path, place: str, how: str
+):
+    tear(full, place) if how == "torn" else chunk(full, place).unlink()
+    found = full.damaged([0, 1])
+    assert list(found) == [1]
+    assert place in found[1] or "cannot read" in found[1]
+    assert full.damaged([0]) == {}
+    full.forget(found)
+    assert full.missing() == opened(tmp_path).missing() == [1]
+    full.write(1, of_language(1))
+    assert full.missing() == []
+    assert full.damaged([0, 1]) == {}
+
+
+def test_what_is_missing_anyway_is_not_looked_at(full: Store):
+    tear(full, "residual_mean/c/2/0")
+    full.forget([0])
+    assert full.damaged([0, 1]) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"attributes": {}}'])
 def test_a_damaged_group_is_named(store: Store, tmp_path: Path, text: str):
-    (store.folder / "zarr.json").write_text(text)
+    (Path(store.url) / "zarr.json").write_text(text)
     with pytest.raises(ValueError, match=r"zarr.json is damaged .*delete"):
-        open_store(tmp_path, KEY, shape=SHAPE)
+        opened(tmp_path)
 
 
 def test_an_unwritable_place_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        open_store(tmp_path / "file", KEY, shape=SHAPE)
+    with pytest.raises(OSError, match=r"^cannot open .*file"):
+        opened(tmp_path / "file")
 
 
 def test_a_store_that_loses_its_folder_says_so(store: Store):
-    states = store.folder / "states"
-    for child in states.iterdir():
-        child.unlink()
-    states.rmdir()
+    states = Path(store.url) / "residual_mean"
+    shutil.rmtree(states)
     states.write_text("")
-    with pytest.raises(OSError, match="cannot write states into"):
-        store.write(0, STATES[:, 0])
+    with pytest.raises(OSError, match=r"^cannot write states into "):
+        store.write(0, of_language(0))
     assert store.missing() == [0, 1]
+
+
+def test_what_cannot_be_forgotten_or_remembered_is_told(full: Store):
+    folder = Path(full.url)
+    shutil.rmtree(folder / "complete")
+    (folder / "complete").write_text("")
+    with pytest.raises(OSError, match=r"^cannot write into "):
+        full.forget([0])
+    attributes = (folder / "zarr.json").read_text()
+    (folder / "zarr.json.__lock").mkdir()
+    with pytest.raises(OSError, match=r"^cannot write into "):
+        full.add_session({})
+    assert (folder / "zarr.json").read_text() == attributes
+
+
+# Sessions
+
+
+def test_sessions_are_kept_and_leave_the_key_alone(full: Store, tmp_path: Path):
+    assert full.sessions() == []
+    first, second = {"seconds": 1.5, "devices": ["cpu"]}, {"seconds": 2}
+    full.add_session(first)
+    assert opened(tmp_path).sessions() == [first]
+    opened(tmp_path).add_session(second)
+    again = opened(tmp_path)
+    assert again.sessions() == full.sessions() == [first, second]
+    assert again.url == full.url
+    assert again.missing() == []
+    assert zarr.open_group(full.url, mode="r").attrs.asdict() == {
+        "key": KEY,
+        "sessions": [first, second],
+    }
+
+
+# A URL
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Store:
+    return opened(f"file://{tmp_path}/states")
+
+
+def test_a_store_at_a_url_lies_in_its_own_folder(remote: Store, tmp_path: Path):
+    for lang in range(2):
+        remote.write(lang, of_language(lang))
+    remote.add_session({"seconds": 1})
+    (folder,) = (tmp_path / "states").iterdir()
+    assert remote.url == f"file://{folder}"
+    group = zarr.open_group(folder, mode="r")
+    assert group.attrs["key"] == KEY
+    again = opened(f"file://{tmp_path}/states")
+    assert again.sessions() == [{"seconds": 1}]
+    assert again.missing() == []
+    assert again.damaged([0, 1]) == {}
+    np.testing.assert_array_equal(again.read("residual_mean", 6), STATES[2])
+
+
+# Other files
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path):

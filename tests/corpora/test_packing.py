@@ -1,10 +1,20 @@
 import itertools
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from ilo_jax.corpora.packing import Rows, pack, padding_share
+from ilo_jax.corpora.packing import (
+    Plan,
+    Rows,
+    Sentences,
+    as_sentences,
+    fill,
+    joined,
+    padding_share,
+    plan,
+)
 
 
 def random_sentences(seed: int, *, count: int, longest: int) -> list[list[int]]:
@@ -13,10 +23,16 @@ def random_sentences(seed: int, *, count: int, longest: int) -> list[list[int]]:
     return [generator.integers(1, 1000, length).tolist() for length in lengths]
 
 
-def unpack(rows: Rows) -> dict[int, list[int]]:
+def pack(sentences: Sequence[Sequence[int]], *, row_length: int) -> tuple[Plan, Rows]:
+    flat = as_sentences(sentences)
+    planned = plan(flat.lengths, row_length=row_length)
+    return planned, fill(flat, planned, row_length=row_length)
+
+
+def unpack(planned: Plan, rows: Rows) -> dict[int, list[int]]:
     """Read the sentences back by the definition, and check all that `Rows` promises."""
     found: dict[int, list[int]] = {}
-    for row, members in enumerate(rows.sentence.tolist()):
+    for row, members in enumerate(planned.tolist()):
         used = [sentence for sentence in members if sentence >= 0]
         assert members == used + [-1] * (len(members) - len(used))
         at = 0
@@ -27,31 +43,100 @@ def unpack(rows: Rows) -> dict[int, list[int]]:
             assert sentence not in found
             found[sentence] = rows.tokens[row, places].tolist()
             at += len(places)
-        for array in (rows.tokens, rows.positions, rows.segments):
+        for array in rows:
             assert not array[row, at:].any()
     return found
+
+
+def assert_same(some: tuple[np.ndarray, ...], others: tuple[np.ndarray, ...]) -> None:
+    for a, b in zip(some, others, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("count", "longest", "row_length"), [(1, 1, 1), (40, 9, 9), (300, 50, 64)])
 def test_every_sentence_is_there_once_and_whole(seed, count, longest, row_length):
     sentences = random_sentences(seed, count=count, longest=longest)
-    rows = pack(sentences, row_length=row_length)
-    assert rows.tokens.shape == (len(rows.sentence), row_length)
-    assert unpack(rows) == dict(enumerate(sentences))
+    planned, rows = pack(sentences, row_length=row_length)
+    assert rows.tokens.shape == (len(planned), row_length)
+    assert unpack(planned, rows) == dict(enumerate(sentences))
 
 
 def test_the_smallest_case_in_full():
-    rows = pack([[7], [8, 9, 10], [5, 6]], row_length=4)
+    sentences = as_sentences([[7], [8, 9, 10], [5, 6]], [[1], [1, 0, 1], [0, 0]])
+    planned = plan(sentences.lengths, row_length=4)
+    rows = fill(sentences, planned, row_length=4)
+    assert planned.tolist() == [[1, 0], [2, -1]]
     assert rows.tokens.tolist() == [[8, 9, 10, 7], [5, 6, 0, 0]]
     assert rows.positions.tolist() == [[0, 1, 2, 0], [0, 1, 0, 0]]
     assert rows.segments.tolist() == [[1, 1, 1, 2], [1, 1, 0, 0]]
-    assert rows.sentence.tolist() == [[1, 0], [2, -1]]
+    assert rows.special.tolist() == [[True, False, True, True], [False] * 4]
     assert padding_share(rows) == 0.25
 
 
-def test_all_arrays_are_int32():
-    assert {array.dtype for array in pack([[1]], row_length=2)} == {np.dtype(np.int32)}
+def test_sentences_lie_one_after_the_other():
+    found = as_sentences([[7], [8, 9, 10], [5, 6]], [[1], [0, 0, 1], [1, 0]])
+    assert found.tokens.tolist() == [7, 8, 9, 10, 5, 6]
+    assert found.special.tolist() == [True, False, False, True, True, False]
+    assert found.lengths.tolist() == [1, 3, 2]
+
+
+def test_nothing_is_special_unless_it_is_said():
+    assert not as_sentences([[7], [8, 9]]).special.any()
+
+
+@pytest.mark.parametrize("ids", [[], [[]], [[1], [], [2, 3]]])
+def test_dtypes_do_not_depend_on_what_is_there(ids):
+    found = as_sentences(ids)
+    assert [array.dtype for array in found] == [np.int32, bool, np.int32]
+    assert found.lengths.tolist() == [len(one) for one in ids]
+
+
+def test_joined_are_the_sentences_of_all_in_order():
+    parts = [random_sentences(seed, count=5, longest=4) for seed in range(3)]
+    special = [[[token % 2 for token in one] for one in part] for part in parts]
+    found = joined(map(as_sentences, parts, special))
+    assert isinstance(found, Sentences)
+    assert_same(found, as_sentences(itertools.chain(*parts), itertools.chain(*special)))
+
+
+def test_all_arrays_but_special_are_int32():
+    planned, rows = pack([[1]], row_length=2)
+    assert planned.dtype == np.int32
+    assert [array.dtype for array in rows] == [np.int32, np.int32, np.int32, bool]
+
+
+def test_special_tokens_stay_with_their_sentence():
+    ids = random_sentences(4, count=60, longest=20)
+    sentences = as_sentences(ids, [[token % 3 == 0 for token in one] for one in ids])
+    planned = plan(sentences.lengths, row_length=32)
+    rows = fill(sentences, planned, row_length=32)
+    np.testing.assert_array_equal(rows.special, (rows.tokens % 3 == 0) & (rows.segments > 0))
+
+
+def test_filling_part_of_a_plan_equals_that_part_of_all():
+    sentences = as_sentences(random_sentences(5, count=80, longest=20))
+    planned = plan(sentences.lengths, row_length=32)
+    whole = fill(sentences, planned, row_length=32)
+    for part in (slice(0, 3), slice(5, 6), [4, 1, 1]):
+        rows = fill(sentences, planned[part], row_length=32)
+        assert_same(rows, tuple(array[part] for array in whole))
+
+
+def test_a_row_of_nothing_is_all_padding():
+    sentences = as_sentences([[7, 8], [9]], [[1, 1], [1]])
+    planned = np.array([[-1, -1], [0, 1], [-1, -1]], np.int32)
+    rows = fill(sentences, planned, row_length=4)
+    for array in rows:
+        assert not array[[0, 2]].any()
+    assert rows.tokens[1].tolist() == [7, 8, 9, 0]
+
+
+def test_rows_of_nothing_alone_need_no_sentences():
+    rows = fill(as_sentences([]), np.full((2, 1), -1, np.int32), row_length=3)
+    for array in rows:
+        assert array.shape == (2, 3)
+        assert not array.any()
 
 
 def naive_best_fit(lengths: list[int], row_length: int) -> list[int]:
@@ -72,48 +157,53 @@ def naive_best_fit(lengths: list[int], row_length: int) -> list[int]:
 @pytest.mark.parametrize("seed", range(8))
 def test_it_is_best_fit_decreasing(seed):
     sentences = random_sentences(seed, count=120, longest=40)
-    rows = pack(sentences, row_length=50)
+    _, rows = pack(sentences, row_length=50)
     tokens = (rows.segments > 0).sum(1).tolist()
     assert sorted(tokens) == sorted(naive_best_fit(list(map(len, sentences)), 50))
 
 
+def planned_of(lengths: Sequence[int], *, row_length: int) -> list[list[int]]:
+    return plan(np.array(lengths, np.int32), row_length=row_length).tolist()
+
+
 def test_best_fit_prefers_the_tighter_row():
-    sentences = [[1] * n for n in (6, 7, 3, 4)]
-    assert pack(sentences, row_length=10).sentence.tolist() == [[1, 2], [0, 3]]
+    assert planned_of([6, 7, 3, 4], row_length=10) == [[1, 2], [0, 3]]
 
 
 def test_sentences_as_long_as_a_row_leave_no_padding():
-    rows = pack([[1] * 8] * 3, row_length=8)
-    assert rows.sentence.tolist() == [[0], [1], [2]]
+    planned, rows = pack([[1] * 8] * 3, row_length=8)
+    assert planned.tolist() == [[0], [1], [2]]
     assert padding_share(rows) == 0
 
 
-def test_the_same_sentences_give_the_same_rows():
-    sentences = random_sentences(3, count=500, longest=60)
-    first, second = (pack(sentences, row_length=64) for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_the_same_lengths_give_the_same_rows():
+    generator = np.random.default_rng(3)
+    lengths = generator.integers(1, 61, 500).astype(np.int32)
+    first, second = (plan(lengths.copy(), row_length=64) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_token_id_0_inside_a_sentence_is_no_padding():
-    rows = pack([[0, 0], [0]], row_length=4)
+    _, rows = pack([[0, 0], [0]], row_length=4)
     assert rows.segments.tolist() == [[1, 1, 2, 0]]
     assert padding_share(rows) == 0.25
 
 
 def test_tuples_pack_as_lists():
-    assert unpack(pack(((1, 2), (3,)), row_length=3)) == {0: [1, 2], 1: [3]}
+    assert unpack(*pack(((1, 2), (3,)), row_length=3)) == {0: [1, 2], 1: [3]}
 
 
 def test_a_corpus_of_the_papers_size_takes_below_a_second_and_wastes_below_one_percent():
     generator = np.random.default_rng(0)
-    lengths = np.clip(generator.lognormal(np.log(36), 0.45, 31_372), 3, 500).astype(int)
-    sentences = [list(range(1, length + 1)) for length in lengths]
+    lengths = np.clip(generator.lognormal(np.log(36), 0.45, 31_372), 3, 500).astype(np.int32)
+    tokens = np.arange(lengths.sum(), dtype=np.int32)
+    sentences = Sentences(tokens, tokens < 0, lengths)
     begun = time.perf_counter()
-    rows = pack(sentences, row_length=512)
+    planned = plan(lengths, row_length=512)
+    rows = fill(sentences, planned, row_length=512)
     assert time.perf_counter() - begun < 1
     assert padding_share(rows) < 0.01
-    assert sorted(itertools.chain(*rows.sentence.tolist()))[-31_372:] == list(range(31_372))
+    assert sorted(itertools.chain(*planned.tolist()))[-31_372:] == list(range(31_372))
 
 
 def test_sentences_that_fit_no_row_are_named():
@@ -122,19 +212,19 @@ def test_sentences_that_fit_no_row_are_named():
         match=r"^a sentence must have 1 to 2 tokens to fit a row, got "
         r"3 at index 1, 0 at index 3$",
     ):
-        pack([[1], [1, 2, 3], [1, 2], []], row_length=2)
+        planned_of([1, 3, 2, 0], row_length=2)
 
 
 def test_many_sentences_that_fit_no_row_are_counted():
     with pytest.raises(ValueError, match=r"got 0 at index 0, .*, 0 at index 9, and 3 more$"):
-        pack([[]] * 13, row_length=2)
+        planned_of([0] * 13, row_length=2)
 
 
 def test_a_row_has_room():
     with pytest.raises(ValueError, match=r"^row_length must be at least 1, got 0$"):
-        pack([[1]], row_length=0)
+        planned_of([1], row_length=0)
 
 
 def test_nothing_is_no_corpus():
     with pytest.raises(ValueError, match=r"^sentences must be at least one, got none$"):
-        pack([], row_length=4)
+        planned_of([], row_length=4)

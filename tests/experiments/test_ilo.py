@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertModel
 
 from experiments.ilo import Config, measure
+from experiments.launch import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +64,7 @@ def bridge(points: np.ndarray, sent: int, *, k: int, t: int) -> np.ndarray:
 
 def test_scores_are_those_of_torch_and_the_definition(config, tiny, text, tmp_path):
     config.min_languages = 2
-    scores = measure(config, tmp_path)
+    scores = measure(config, Run(tmp_path))
     languages = sorted(p.stem for p in text.glob("*.txt"))
     for state, points in enumerate(reference(tiny, text, languages)):
         certain = scores.uncertain[state] == 0
@@ -73,7 +74,7 @@ def test_scores_are_those_of_torch_and_the_definition(config, tiny, text, tmp_pa
 
 
 def test_it_leaves_a_row_per_state_and_language(config, text, tmp_path):
-    scores = measure(config, tmp_path)
+    scores = measure(config, Run(tmp_path))
     table = rows(tmp_path)
     languages = sorted(p.stem for p in text.glob("*.txt"))
     assert [(r["state"], r["language"]) for r in table] == [
@@ -91,10 +92,10 @@ def test_it_leaves_a_row_per_state_and_language(config, text, tmp_path):
 
 
 def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):
-    first = measure(config, tmp_path)
-    assert "hidden states are in" in capsys.readouterr().out
-    again = measure(config, tmp_path)
-    assert "using the hidden states stored in" in capsys.readouterr().out
+    first = measure(config, Run(tmp_path))
+    assert "they are in" in capsys.readouterr().out
+    again = measure(config, Run(tmp_path))
+    assert "using the states stored in" in capsys.readouterr().out
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["states"]["computed"][0]["tokens"] > 0
     for one, other in zip(first, again, strict=True):
@@ -110,21 +111,34 @@ def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):
     ],
 )
 def test_other_states_are_not_mixed_up(config, tmp_path, field, value):
-    measure(config, tmp_path)
+    measure(config, Run(tmp_path))
     setattr(config, field, value)
-    measure(config, tmp_path)
+    measure(config, Run(tmp_path))
     assert len([p for p in (tmp_path / "states").iterdir() if p.is_dir()]) == 2
 
 
+def test_a_torn_chunk_is_computed_again(config, tmp_path, capsys):
+    first = measure(config, Run(tmp_path))
+    chunks = [p for p in tmp_path.glob("states/*/residual_mean/c/1/2/**/*") if p.is_file()]
+    whole = bytearray(chunks[0].read_bytes())
+    whole[9] ^= 1
+    chunks[0].write_bytes(whole)
+    capsys.readouterr()
+    again = measure(config, Run(tmp_path))
+    assert "computing ccc_Latn again: " in capsys.readouterr().out
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_unusable_stored_states_are_named_and_not_scored(config, tmp_path):
-    measure(config, tmp_path)
+    measure(config, Run(tmp_path))
     (tmp_path / "scores.csv").write_text("earlier")
     (folder,) = [p for p in (tmp_path / "states").iterdir() if p.is_dir()]
-    states = zarr.open_array(folder / "states", mode="r+")
+    states = zarr.open_array(folder / "residual_mean", mode="r+")
     states[1, 2, 3, 4] = np.nan
     message = "hidden state 1 of ccc_Latn sentence 4 is not finite"
     with pytest.raises(ValueError, match=message):
-        measure(config, tmp_path)
+        measure(config, Run(tmp_path))
     assert (tmp_path / "scores.csv").read_text() == "earlier"
 
 
@@ -175,6 +189,10 @@ BAD_CONFIGS = [
     ({"distance": "dot"}, "distance must be"),
     ({"precision": "rough"}, "precision must be"),
     ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got 'float16'"),
+    ({"stored_dtype": "int8"}, "stored_dtype must be float32 or bfloat16, got 'int8'"),
+    ({"model_parallel": 9}, r"model must be in \[1, 8\] here, got 9"),
+    ({"pooling": "tokens"}, "pooling must be one of mean, content, last, max, got 'tokens'"),
+    ({"states": "/proc/states"}, "/proc/states"),
     ({"seed": 2**63}, r"seed must be below 2\^63, got 9223372036854775808"),
     ({"sentences": -1, "draws": 0}, "sentences must be at least 0, got -1; draws must be"),
     ({"sentences": 13}, "12"),
@@ -192,7 +210,7 @@ def test_bad_settings_are_refused_and_earlier_results_stand(config, tmp_path, ch
     for field, value in change.items():
         setattr(config, field, value)
     with pytest.raises((ValueError, OSError), match=message):
-        measure(config, tmp_path)
+        measure(config, Run(tmp_path))
     assert (tmp_path / "scores.csv").read_text() == "earlier"
 
 
@@ -229,7 +247,7 @@ def test_damaged_models_are_refused(
     damage(folder)
     config.model = str(folder)
     with pytest.raises((ValueError, OSError), match=message):
-        measure(config, tmp_path / "run")
+        measure(config, Run(tmp_path / "run"))
     assert not list((tmp_path / "run").glob("scores.csv"))
 
 
@@ -268,5 +286,5 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(config, tmp_path):
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "run/scores.csv").exists()
-    measure(config, tmp_path / "run")
+    measure(config, Run(tmp_path / "run"))
     assert len(rows(tmp_path / "run")) == 18

@@ -101,9 +101,32 @@ def test_norms_stand_where_the_definition_has_them(name):
             assert np.abs(different - expected).max() > 0.1
 
 
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_neurons_shown_are_those_that_update_the_stream(name):
+    config, _, definition = DEFINITIONS[name]
+    block = drawn(config)
+    hidden, at = batch(config)
+    norms = {key: getattr(block, key) for key in DEFINITIONS["sandwich"][1]}
+    neurons = []
+
+    def mlp(normed: Array) -> Array:
+        neurons.append(block.mlp.neurons(normed))
+        return block.mlp.down(neurons[0])
+
+    expected = definition(hidden, lambda x: block.attn(x, at), mlp, norms)
+    got, shown = block.show(hidden, at, neurons=lambda active: (active, active.sum()))
+    assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert shown[0].shape == (2, 5, 12)
+    assert np.abs(shown[0] - neurons[0]).max() <= TOLERANCE * np.abs(neurons[0]).max()
+    assert shown[1] == shown[0].sum()
+    np.testing.assert_array_equal(got, block(hidden, at))
+
+
 def test_a_block_keeps_the_dtype_of_the_stream():
     hidden, at = batch(CONFIG, dtype=jnp.bfloat16)
-    assert drawn(CONFIG, dtype=jnp.bfloat16)(hidden, at).dtype == jnp.bfloat16
+    block = drawn(CONFIG, dtype=jnp.bfloat16)
+    got, neurons = block.show(hidden, at, neurons=lambda active: active)
+    assert got.dtype == neurons.dtype == jnp.bfloat16
 
 
 def test_paths_name_the_weights():

@@ -57,6 +57,9 @@ def test_layer_against_the_definition(name, gated, bias):
     act, x = np.vectorize(DEFINITIONS[name]), hidden.astype(np.float64)
     inner = act(linear(mlp.gate, x)) * linear(mlp.up, x) if gated else act(linear(mlp.up, x))
     expected = linear(mlp.down, inner)
+    neurons = mlp.neurons(jnp.asarray(hidden))
+    assert neurons.shape == (2, 4, 5)
+    assert np.abs(neurons - inner).max() <= TOLERANCE * np.abs(inner).max()
     assert np.abs(mlp(jnp.asarray(hidden)) - expected).max() <= TOLERANCE * np.abs(expected).max()
     parts = ["gate", "up", "down"][not gated :]
     assert {"/".join(map(str, path)) for path, _ in params} == {

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,55 @@ def test_first_state_is_the_embedding_and_the_tap_sees_each(ours, packed):
     assert np.array_equal(states[0], embedding[packed.tokens])
     seen = model(*arrays, tap=lambda hidden: float(hidden.sum()))
     assert seen == [float(state.sum()) for state in states]
+
+
+def test_both_sites_are_shown_in_one_run(ours, packed):
+    model = ours("llama-gqa")
+    arrays = [jnp.asarray(a) for a in packed[:3]]
+    shown, neurons = model.show(*arrays, residual=lambda hidden: hidden, mlp=lambda x: x)
+    states = model(*arrays, tap=lambda hidden: hidden)
+    assert len(neurons) == model.config.layers == len(shown) - 1
+    for state, expected in zip(shown, states, strict=True):
+        assert np.array_equal(state, expected)
+    nothing, sums = model.show(*arrays, residual=lambda x: None, mlp=lambda x: float(x.sum()))
+    assert nothing == [None] * len(states)
+    assert sums == [float(active.sum()) for active in neurons]
+
+
+DOWN = r"\d+\.(mlp\.(down_proj|dense_4h_to_h|c_proj)|fc2|output\.dense|ffn\.lin2)$"
+"""Where torch projects neurons down, by the name of the module."""
+
+# Every place of the norms, gated and not, decoders and encoders, parallel or not.
+NEURONS = """llama-biases gemma2-both olmo2-gqa cohere-mha gpt_neox-quarter gpt2-plain opt-post
+    bert-model distilbert-model""".split()
+
+
+@pytest.mark.parametrize("variant", NEURONS)
+def test_neurons_are_what_torch_projects_down(tiny, ours, assert_close, padded, packed, variant):
+    found: list[np.ndarray] = []
+    theirs = tiny(variant).torch
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].numpy()))
+        for name, module in theirs.named_modules()
+        if re.search(DOWN, name)
+    ]
+    mask = torch.from_numpy(padded.segments > 0).long()
+    with torch.no_grad():
+        theirs(torch.from_numpy(padded.tokens).long(), attention_mask=mask)
+    for hook in hooks:
+        hook.remove()
+
+    @nnx.jit
+    def neurons(model, *rows):
+        return model.show(*rows, residual=lambda x: None, mlp=lambda x: x)[1]
+
+    model = ours(variant)
+    layers = neurons(model, *map(jnp.asarray, packed[:3]))
+    assert len(layers) == len(found) == model.config.layers
+    for active, expected in zip(jax.device_get(layers), found, strict=True):
+        expected = expected.reshape(*padded.tokens.shape, -1)
+        for place, alone in zip(packed.places, padded.places, strict=True):
+            assert_close(active[place], expected[alone])
 
 
 def test_the_last_state_is_after_the_final_norm(ours, forward, packed):

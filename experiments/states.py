@@ -1,0 +1,262 @@
+"""What models make of a corpus, computed where it is not stored yet."""
+
+import dataclasses
+import functools
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from experiments.hardware import peak_flops
+from experiments.launch import Run, say
+from ilo_jax import sharding
+from ilo_jax.activations.extraction import RECIPE, Report, extract
+from ilo_jax.activations.gathering import layouts
+from ilo_jax.activations.locking import locked
+from ilo_jax.activations.store import DTYPES, Key, Store, open_store
+from ilo_jax.activations.taps import Tap, read
+from ilo_jax.activations.tokens import token_ids
+from ilo_jax.corpora import dataset, parallel
+from ilo_jax.corpora.languages import PAPER
+from ilo_jax.corpora.packing import Sentences
+from ilo_jax.corpora.parallel import Parallel
+from ilo_jax.models import e5_small, hf, repository
+from ilo_jax.processes import largest, share, together
+
+
+@dataclasses.dataclass(kw_only=True)
+class Source:
+    """Which model, which sentences, and how they are computed."""
+
+    model: str = "sample"
+    """A Hugging Face folder, a hub id (owner/name), or "sample": multilingual-e5-small."""
+    corpus: str = "sample"
+    """A folder, table or prepared dataset of aligned sentences, or "sample": the shipped one."""
+    split: str = ""
+    """FLORES-200 split, "dev" or "devtest"; may be empty where there is just one."""
+    languages: str = ""
+    """Codes, separated by commas, or "paper": its 31; empty: every language of the corpus."""
+    sentences: int = 0
+    """How many of each language, from the first on; 0: all."""
+    prefix: str = ""
+    """Put before every sentence, such as "query: " for the e5 models."""
+    dtype: str = "float32"
+    """Of the computation: float32 or bfloat16."""
+    param_dtype: str = ""
+    """Of the weights on the devices; empty: as `dtype`."""
+    stored_dtype: str = "float32"
+    """Of the states on disk: float32 or bfloat16."""
+    batch_tokens: int = 4096
+    """Positions computed at a time on each device, or on each group of `model_parallel`; states
+    change within rounding only."""
+    model_parallel: int = 1
+    """How many devices share each copy of the model."""
+    fsdp: bool = False
+    """Whether the copies are split over all devices, too, and put together when needed."""
+    states: str = ""
+    """Where states are stored: a folder or a URL such as gs://bucket/folder; empty: WORKDIR/states.
+    """
+
+
+class Stored(NamedTuple):
+    """States that are stored whole, and where they come from."""
+
+    store: Store
+    key: Key
+    corpus: Parallel
+    model: str
+    """Its name."""
+
+
+def problems(source: Source) -> list[str]:
+    """Return what is wrong with values that no run could use."""
+    least = {"sentences": 0, "batch_tokens": 1, "model_parallel": 1}
+    found = [
+        f"{name} must be at least {low}, got {getattr(source, name)}"
+        for name, low in least.items()
+        if getattr(source, name) < low
+    ]
+    allowed = {"dtype": DTYPES, "param_dtype": ("", *DTYPES), "stored_dtype": DTYPES}
+    found += [
+        f"{name} must be {' or '.join(filter(None, names))}, got {getattr(source, name)!r}"
+        for name, names in allowed.items()
+        if getattr(source, name) not in names
+    ]
+    return found
+
+
+def read_corpus(source: Source) -> Parallel:
+    """Return the aligned sentences that the configuration asks for."""
+    codes = ",".join(language.code for language in PAPER)
+    asked = codes if source.languages == "paper" else source.languages
+    languages = [code.strip() for code in asked.split(",") if code.strip()]
+    path = parallel.SAMPLE if source.corpus == "sample" else Path(source.corpus)
+    reader = dataset.read_prepared if dataset.is_prepared(path) else parallel.read
+    sentences = source.sentences or None
+    return reader(path, languages=languages, sentences=sentences, split=source.split)
+
+
+def find_model(source: Source) -> tuple[Path, str]:
+    """Return the folder of the model, fetched if it is an id of the hub, and its name."""
+    if source.model == "sample":
+        folder = e5_small.folder()
+        return folder, folder.name
+    folder = repository.resolve(source.model)
+    return folder, folder.name if Path(source.model).is_dir() else source.model
+
+
+def states_key(source: Source, corpus: Parallel, folder: Path, taps: Sequence[Tap]) -> Key:
+    """Return all that determines the states."""
+    return {
+        "model": repository.fingerprint(folder),
+        "corpus": corpus.hash,
+        "languages": list(corpus.languages),
+        "sentences": len(corpus.sentences[0]),
+        "prefix": source.prefix,
+        "taps": {tap.name: list(tap.layers) for tap in taps},
+        "dtype": source.dtype,
+        "param_dtype": source.param_dtype or source.dtype,
+        "stored_dtype": source.stored_dtype,
+        "recipe": RECIPE,
+        "tokenizers": version("tokenizers"),
+    }
+
+
+def stored_states(source: Source, corpus: Parallel, run: Run, *, taps: str) -> Stored:
+    """Return the states of a corpus, computed now where they are missing or damaged.
+
+    Raises:
+        ImportError: if the sample model's package is asked for and not installed.
+        MemoryError: if a device has too little.
+        OSError: if a file or folder is absent or cannot be written, or another run writes there.
+        RuntimeError: if another process failed.
+        ValueError: if the settings, the corpus or the model cannot be used.
+    """
+    folder, name = find_model(source)
+    config = repository.folder_config(folder)
+    mesh = sharding.make_mesh(model=source.model_parallel)
+    part = share(mesh)
+    own = range(part.index, len(corpus.languages), part.count)
+    text = functools.cache(partial(_text, source, corpus, folder, own))
+    job = _Job(source, name, folder, mesh, read(taps, config), own, text)
+    key = states_key(source, corpus, folder, job.taps)
+    store = _open(job, corpus, key, run)
+    damaged = together(lambda: store.damaged(own if part.first else ()), what="checking states")
+    if not any(largest([len(damaged), len(store.missing())])):
+        say(f"using the states stored in {store.url}")
+        return Stored(store, key, corpus, name)
+    with _alone(store):
+        for language, problem in damaged.items():
+            print(f"computing {corpus.languages[language]} again: {problem}", flush=True)
+        together(lambda: store.forget(damaged), what="marking damaged states")
+        report = _fill(store, corpus, job, run)
+        if jax.process_index() == 0:
+            store.add_session(report._asdict() | surroundings() | dataclasses.asdict(source))
+    say(summary(report) + f"; they are in {store.url}")
+    return Stored(store, key, corpus, name)
+
+
+class _Job(NamedTuple):
+    """What a process has to do."""
+
+    source: Source
+    name: str
+    folder: Path
+    mesh: Mesh
+    taps: tuple[Tap, ...]
+    own: range
+    """Its languages, by index."""
+    text: Callable[[], dict[int, Sentences]]
+    """Their token ids."""
+
+
+def _text(
+    source: Source, corpus: Parallel, folder: Path, own: Sequence[int]
+) -> dict[int, Sentences]:
+    config = repository.folder_config(folder)
+    part = dataclasses.replace(
+        corpus,
+        languages=tuple(corpus.languages[language] for language in own),
+        sentences=tuple(corpus.sentences[language] for language in own),
+    )
+    tokenizer = repository.load_tokenizer(folder)
+    limits = {"limit": config.max_positions, "vocab": config.vocab}
+    ids = token_ids(part, tokenizer, prefix=source.prefix, **limits)
+    return dict(zip(own, ids, strict=True))
+
+
+def _open(job: _Job, corpus: Parallel, key: Key, run: Run) -> Store:
+    longest = 0
+    if any(tap.pooling == "tokens" for tap in job.taps):
+        text = together(job.text, what="reading the text")
+        (longest,) = largest([max((len(ids.tokens) for ids in text.values()), default=0)])
+    lang, sent = len(corpus.languages), len(corpus.sentences[0])
+    dtype = job.source.stored_dtype
+    arrays = layouts(job.taps, lang=lang, sent=sent, longest=longest, dtype=dtype)
+    root = job.source.states or run.workdir / "states"
+    return together(partial(open_store, root, key, arrays, lang=lang), what=f"opening {root}")
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Keep other runs out, by the first process for all of this run."""
+    with ExitStack() as held:
+        first = jax.process_index() == 0
+        together(lambda: first and held.enter_context(locked(store.url)), what="locking the states")
+        yield
+
+
+def _fill(store: Store, corpus: Parallel, job: _Job, run: Run) -> Report:
+    """Compute the states that the store misses; text is prepared while weights are read."""
+    source = job.source
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(1) as thread:
+        text = thread.submit(job.text)
+        dtype = jnp.dtype(source.param_dtype or source.dtype)
+        model = hf.load(job.folder, mesh=job.mesh, fsdp=source.fsdp, dtype=dtype)
+        sentences = together(text.result, what="reading the text")
+    say(f"model and text were read in {time.perf_counter() - begun:.1f} s")
+    with jax.profiler.trace(run.workdir / "trace") if run.profile else nullcontext():
+        return extract(
+            model,
+            sentences,
+            store,
+            job.mesh,
+            name=job.name,
+            languages=corpus.languages,
+            taps=job.taps,
+            batch_tokens=source.batch_tokens,
+            dtype=jnp.dtype(source.dtype),
+        )
+
+
+def summary(report: Report) -> str:
+    """Return what an extraction did, in one line."""
+    rate, speed = report.flops / report.seconds, report.tokens / report.seconds
+    text = (
+        f"{report.tokens} tokens in {report.seconds:.1f} s ({speed:.0f}/s, "
+        f"{report.padding:.1%} padding, {rate / 1e12:.3g} TFLOP/s of the model"
+    )
+    if peak := peak_flops():
+        text += f", {rate / peak:.0%} of the devices' bfloat16 peak"
+    text += f"), compiled in {report.compile_seconds:.1f} s, {report.host_bytes / 2**30:.1f} GiB"
+    if report.device_bytes:
+        text += f" of host and {report.device_bytes / 2**30:.1f} GiB of device memory"
+    return text
+
+
+def surroundings() -> dict[str, Any]:
+    """Return the versions and devices that computed something."""
+    packages = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "safetensors")
+    versions = {"python": platform.python_version()} | {p: version(p) for p in packages}
+    devices = {"devices": [d.device_kind for d in jax.local_devices()]}
+    return {"versions": versions, **devices, "processes": jax.process_count()}

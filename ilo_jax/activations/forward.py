@@ -1,0 +1,90 @@
+"""The compiled step of an extraction: packed rows in, what the taps take out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ilo_jax import sharding
+from ilo_jax.activations.taps import Batch, Tap, taken
+from ilo_jax.corpora.packing import Rows
+from ilo_jax.models import parameters
+from ilo_jax.models.transformer import Transformer
+from ilo_jax.processes import feed
+
+Forward = Callable[[Rows], dict[str, Float[Array, "..."]]]
+
+
+def compiled_forward(
+    model: Transformer,
+    mesh: Mesh,
+    taps: Sequence[Tap],
+    *,
+    rows: Rows,
+    segments: int,
+    dtype: DTypeLike,
+) -> Forward:
+    """Return the forward that taps a model, compiled for one shape of rows.
+
+    It takes the rows of this process's devices, and returns arrays split over "data" along
+    "batch", before they are computed.
+
+    Args:
+        model: whose weights lie on `mesh`.
+        mesh: with an axis "data".
+        taps: what to take.
+        rows: an example.
+        segments: the most that any row holds.
+        dtype: to compute in, whatever that of the weights.
+
+    Raises:
+        MemoryError: here and when called, if a device has too little for it.
+    """
+    like = parameters.abstract(model.config, dtype=dtype)
+    like.mesh = model.mesh
+    graph = nnx.graphdef(like)
+    along = {
+        tap.name: sharding.along_data(mesh, axis=0 if tap.pooling == "tokens" else 1)
+        for tap in taps
+    }
+
+    def forward(state: nnx.State, batch: Batch) -> dict[str, Array]:
+        lowered = jax.tree.map(lambda weight: weight.astype(dtype), state)
+        return taken(nnx.merge(graph, lowered), batch, taps, count=segments)
+
+    def placed(rows: Rows) -> Batch:
+        return Batch(*(feed(array, sharding.along_data(mesh)) for array in rows))
+
+    state = nnx.state(model)
+    step = jax.jit(forward, out_shardings=along)
+    with naming_what_to_change(rows):
+        compiled = step.lower(state, placed(rows)).compile()
+
+    def run(rows: Rows) -> dict[str, Array]:
+        with naming_what_to_change(rows):
+            return compiled(state, placed(rows))
+
+    return run
+
+
+@contextmanager
+def naming_what_to_change(rows: Rows) -> Iterator[None]:
+    """Say what to try where a device has too little memory for some rows.
+
+    Raises:
+        MemoryError: instead of JAX's own error.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(
+            f"too little device memory for {rows.tokens.shape[0]} rows of {rows.tokens.shape[1]} "
+            "tokens; try a smaller batch_tokens, dtype=bfloat16 (and param_dtype), or more "
+            f"devices to split the model over (model_parallel, fsdp): {error}"
+        ) from error

@@ -1,0 +1,107 @@
+"""A schedule that all processes of a run agree upon."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ilo_jax.activations.schedule import Batch, Schedule, kinds, schedule, work
+from ilo_jax.activations.store import Store
+from ilo_jax.activations.taps import Tap
+from ilo_jax.corpora.packing import Sentences
+from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.flops import block_weights
+from ilo_jax.processes import gathered, largest
+
+PAIRS_SLOWER = {"cpu": 4}
+"""By backend, how much slower an operation of attention is than one of a matrix of weights: its
+products are small, and softmax comes on top."""
+WORTH = 0.03
+"""Share of the time that a second compiled kind of row must save."""
+
+
+class Step(NamedTuple):
+    """A batch to come."""
+
+    kind: int
+    """Of its rows."""
+    make: Callable[[], Batch]
+
+
+def planned(
+    config: ModelConfig,
+    sentences: Mapping[int, Sentences],
+    store: Store,
+    taps: Sequence[Tap],
+    *,
+    batch_tokens: int,
+    width: int,
+) -> Schedule:
+    """Return what this process has to do, in rows of the lengths that suit all processes.
+
+    All processes must call it.
+
+    Args:
+        config: of the model.
+        sentences: of each of this process's languages, by index.
+        store: in which something may be missing.
+        taps: what is to be taken.
+        batch_tokens: positions computed at a time on each place along "data".
+        width: how many such places this process feeds.
+    """
+    row_lengths = _row_lengths(config, sentences)
+    sizes = {True: 0, False: 0}
+    for tap in taps:
+        sizes[tap.pooling == "tokens"] += 4 * tap.width * len(tap.layers)
+    most = tuple(max(1, batch_tokens // length) for length in row_lengths)
+    plan = schedule(
+        sentences,
+        store.missing(),
+        row_lengths=row_lengths,
+        rows=tuple(rows * width for rows in most),
+        token_bytes=sizes[True],
+        sentence_bytes=sizes[False],
+    )
+    # As many batches, but none of them much emptier than the others.
+    needed = largest([math.ceil(rows / width) for rows in plan.longest])
+    even = [math.ceil(n / math.ceil(n / rows)) for n, rows in zip(needed, most, strict=True)]
+    return plan._replace(rows=tuple(rows * width for rows in even))
+
+
+def _row_lengths(config: ModelConfig, sentences: Mapping[int, Sentences]) -> tuple[int, ...]:
+    """Return the row lengths that take the least time for the sentences of all processes.
+
+    A second kind of row, and with it a second compilation, must be worth it.
+    """
+    lengths = np.concatenate([np.ones(1, np.int32), *(s.lengths for s in sentences.values())])
+    (longest,) = largest([int(lengths.max())])
+    choices = kinds(longest)
+    done = gathered(np.stack([work(lengths, choice) for choice in choices])).sum(axis=0)
+    weights = sum(block_weights(block, dim=config.dim) for block in config.blocks)
+    heads = sum(block.attention.heads * block.attention.head_dim for block in config.blocks)
+    slower = PAIRS_SLOWER.get(jax.default_backend(), 1)
+    cost = done @ np.array([2 * weights, 4 * heads * slower])
+    best = int(np.argmin(cost))
+    return choices[best] if cost[best] < (1 - WORTH) * cost[0] else choices[0]
+
+
+def steps_of(plan: Schedule) -> list[Step]:
+    """Return all batches in the order that all processes compute them in.
+
+    Of each block and kind as many as any process has; those that this one has not are padding.
+    All processes must call it.
+    """
+    own = plan.counts()
+    (blocks,) = largest([len(own)])
+    own = np.pad(own, ((0, blocks - len(own)), (0, 0)))
+    steps = []
+    for (place, kind), count in np.ndenumerate(gathered(own).max(axis=0)):
+        for number in range(count):
+            make = partial(plan.padding, kind)
+            if number < own[place, kind]:
+                make = partial(plan.batch, plan.work[place], kind, number * plan.rows[kind])
+            steps.append(Step(kind, make))
+    return steps

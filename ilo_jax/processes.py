@@ -1,0 +1,150 @@
+"""Several processes that run one program: how they join, agree, and share the work."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar, cast
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+T = TypeVar("T")
+
+
+def join(
+    coordinator: str | None = None,
+    *,
+    processes: int | None = None,
+    process: int | None = None,
+    patience: int = 100,
+) -> None:
+    """Make this process one of several that compute together; before any other use of JAX.
+
+    On Cloud TPU, Slurm and Open MPI, JAX finds all of it by itself.
+
+    Args:
+        coordinator: "address:port" of the first process.
+        processes: how many there are.
+        process: which of them this is, from 0.
+        patience: seconds after which a silent process counts as gone; the others then end, too.
+
+    Raises:
+        ValueError: if only some of the first three are given.
+        RuntimeError: if the others cannot be found.
+    """
+    given = {"coordinator": coordinator, "processes": processes, "process": process}
+    absent = [name for name, value in given.items() if value is None]
+    if absent and len(absent) < len(given):
+        raise ValueError(f"give all of {', '.join(given)}, or none; got no {', '.join(absent)}")
+    jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=patience)
+
+
+def quiet() -> bool | None:
+    """Return what tqdm takes as `disable`: only the first process shows progress."""
+    return True if jax.process_index() else None
+
+
+def together(step: Callable[[], T], *, what: str) -> T:
+    """Return what a step gives; if it fails on any process, it fails on all.
+
+    Without this, the others would wait for the one that failed, for ever.
+
+    Args:
+        step: done by every process, without speaking to the others.
+        what: it does, for the message.
+
+    Raises:
+        RuntimeError: on the processes where it did not fail itself.
+    """
+    if jax.process_count() == 1:
+        return step()
+    result, error = None, None
+    try:
+        result = step()
+    except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as caught:
+        error = caught
+    failed = gathered(np.array([error is not None]))
+    if error is not None:
+        raise error
+    if failed.any():
+        raise RuntimeError(f"{what} failed on process {np.flatnonzero(failed).tolist()}")
+    return cast(T, result)
+
+
+def gathered(values: np.ndarray) -> np.ndarray:
+    """Return what every process has, "process ...", on all of them."""
+    if jax.process_count() == 1:
+        return values[None]
+    return np.asarray(multihost_utils.process_allgather(values)).reshape(-1, *values.shape)
+
+
+def agree(digest: bytes, *, what: str) -> None:
+    """Stop on all processes if they have different digests of what should be one thing.
+
+    Raises:
+        RuntimeError: naming the processes that differ from the first.
+    """
+    digests = gathered(np.frombuffer(digest, np.uint8))
+    other = np.flatnonzero((digests != digests[:1]).any(axis=1))
+    if len(other):
+        raise RuntimeError(f"{what} is not the same on process {other.tolist()} as on the first")
+
+
+def largest(values: Sequence[int]) -> list[int]:
+    """Return the largest that any process has of each."""
+    return gathered(np.asarray(values, np.int32)).max(axis=0).tolist()
+
+
+class Share(NamedTuple):
+    """Which part of the data is this process's to prepare."""
+
+    index: int
+    """Of the part, from 0."""
+    count: int
+    """Of all parts."""
+    first: bool
+    """Whether this process is the first of those that prepare the part."""
+    width: int
+    """How many places along "data" the part feeds."""
+
+
+def share(mesh: Mesh) -> Share:
+    """Return this process's share of what is split over "data".
+
+    Processes whose devices lie at the same places along "data", because the model is split
+    over all of them, prepare the same part.
+
+    Raises:
+        ValueError: if the places of two processes overlap but are not the same, or this one
+            has none.
+    """
+    owners: dict[int, frozenset[int]] = {}
+    devices = mesh.devices.reshape(mesh.shape["data"], -1)
+    for process in {device.process_index for device in devices.ravel()}:
+        places = [i for i, row in enumerate(devices) for d in row if d.process_index == process]
+        owners[process] = frozenset(places)
+    parts = sorted(set(owners.values()), key=min)
+    if jax.process_index() not in owners:
+        raise ValueError(
+            f"process {jax.process_index()} has none of the {mesh.size} devices in use"
+        )
+    if sum(map(len, parts)) != len(devices):
+        raise ValueError(
+            f"a mesh of data={mesh.shape['data']}, model={mesh.shape['model']} does not divide "
+            f"over {len(owners)} processes: model must divide the devices of one process, or be a "
+            "multiple of them"
+        )
+    own = owners[jax.process_index()]
+    first = min(process for process, places in owners.items() if places == own)
+    return Share(parts.index(own), len(parts), first == jax.process_index(), len(own))
+
+
+def feed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Return the array of all processes, of which this one has the part on its own devices."""
+    return jax.make_array_from_process_local_data(sharding, array)
+
+
+def own_part(array: jax.Array, *, axis: int) -> np.ndarray:
+    """Return the part of an array on this process's devices; it is split along one axis only."""
+    parts = {shard.index[axis].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)], axis=axis)

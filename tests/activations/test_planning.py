@@ -1,0 +1,75 @@
+"""What all processes agree upon; tests/experiments/test_extract.py has two real ones."""
+
+import numpy as np
+import pytest
+
+from ilo_jax.activations import planning
+from ilo_jax.activations.planning import steps_of
+from ilo_jax.activations.schedule import schedule
+from ilo_jax.corpora.packing import Sentences, as_sentences
+from ilo_jax.models.config import (
+    AttentionConfig,
+    BlockConfig,
+    EmbeddingConfig,
+    HeadConfig,
+    MlpConfig,
+    ModelConfig,
+    Norm,
+)
+
+
+def config(dim: int) -> ModelConfig:
+    return ModelConfig(
+        causal=False,
+        embedding=EmbeddingConfig(vocab=50, dim=dim),
+        blocks=(
+            BlockConfig(
+                attention=AttentionConfig(heads=4, kv_heads=4, head_dim=dim // 4, scale=1.0),
+                mlp=MlpConfig(dim=4 * dim, activation="gelu"),
+                norm=Norm(kind="rms", eps=1e-6),
+                norm_place="pre",
+            ),
+        ),
+        final_norm=None,
+        head=HeadConfig(kind="none"),
+        max_positions=512,
+    )
+
+
+@pytest.fixture
+def sentences() -> dict[int, Sentences]:
+    """Mostly short, and a few that need rows of 256."""
+    rng = np.random.default_rng(0)
+    lengths = [*rng.integers(5, 60, 300), 200, 220]
+    return {0: as_sentences([[1] * int(n) for n in lengths])}
+
+
+@pytest.mark.parametrize(
+    ("dim", "worth", "expected"),
+    [(32, 0.03, (64, 256)), (32, 1.0, (256,)), (8192, 0.03, (256,))],
+)
+def test_short_rows_are_compiled_where_they_are_worth_it(
+    sentences, monkeypatch, dim, worth, expected
+):
+    """Which they are not where the weights take nearly all of the time."""
+    monkeypatch.setattr(planning, "WORTH", worth)
+    assert planning._row_lengths(config(dim), sentences) == expected
+
+
+def test_a_process_with_less_to_do_waits_on_padding(sentences, monkeypatch):
+    """Of one kind another has two batches more, and a whole block more at the end."""
+    plan = schedule(
+        sentences, [0], row_lengths=(64, 256), rows=(50, 4), token_bytes=0, sentence_bytes=0
+    )
+    own = plan.counts()
+    assert own.shape == (1, 2)
+    theirs = np.array([[own[0, 0] + 2, own[0, 1]], [1, 1]], np.int32)
+    monkeypatch.setattr(planning, "largest", lambda values: [2])
+    monkeypatch.setattr(planning, "gathered", lambda values: np.stack([values, theirs]))
+    steps = steps_of(plan)
+    assert [step.kind for step in steps] == [0] * theirs[0, 0] + [1] * theirs[0, 1] + [0, 1]
+    batches = [step.make() for step in steps]
+    waits = [batch.block < 0 for batch in batches]
+    assert waits == [False] * own[0, 0] + [True] * 2 + [False] * own[0, 1] + [True] * 2
+    shapes = [((50, 64), (4, 256))[step.kind] for step in steps]
+    assert [batch.rows.tokens.shape for batch in batches] == shapes

@@ -1,0 +1,58 @@
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from experiments import hardware
+from experiments.hardware import BFLOAT16_TFLOPS, peak_flops
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Return what makes JAX see some devices of a kind."""
+
+    def see(kind: str, count: int = 1) -> None:
+        monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=kind)] * count)
+        monkeypatch.setattr(jax, "device_count", lambda: count)
+
+    return see
+
+
+@pytest.mark.parametrize(
+    ("kind", "tflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H200", 989),
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5e", 197),
+        ("TPU v5", 459),
+        ("TPU v5p", 459),
+        ("TPU v6 lite", 918),
+        ("TPU v6e", 918),
+    ],
+)
+def test_a_device_is_known_by_the_longest_beginning_of_its_name(devices, monkeypatch, kind, tflops):
+    devices(kind)
+    assert peak_flops() == tflops * 1e12
+    backwards = dict(reversed(BFLOAT16_TFLOPS.items()))
+    monkeypatch.setattr(hardware, "BFLOAT16_TFLOPS", backwards)
+    assert peak_flops() == tflops * 1e12
+
+
+def test_all_devices_count(devices):
+    devices("TPU v4", 8)
+    assert peak_flops() == 8 * 275e12
+
+
+@pytest.mark.parametrize("kind", ["cpu", "NVIDIA GeForce RTX 4090", "my TPU v4", ""])
+def test_other_devices_are_not_guessed(devices, kind):
+    devices(kind)
+    assert peak_flops() is None
+
+
+def test_every_name_is_known_by_itself(devices):
+    for name, tflops in BFLOAT16_TFLOPS.items():
+        devices(name)
+        assert peak_flops() == tflops * 1e12
