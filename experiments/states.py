@@ -182,6 +182,8 @@ class _Job(NamedTuple):
 def _text(
     source: Source, corpus: Parallel, folder: Path, own: Sequence[int]
 ) -> dict[int, Sentences]:
+    if not own:
+        return {}
     config = repository.folder_config(folder)
     part = dataclasses.replace(
         corpus,

@@ -65,6 +65,16 @@ def test_two_processes_store_what_one_does(flags, tmp_path, model_parallel):
         np.testing.assert_array_equal(one[name], two[name])
 
 
+@pytest.mark.slow
+def test_a_process_without_a_language_waits(flags, tmp_path):
+    command = ["-m", "experiments.extract", *flags, "--config.languages=eng_Latn"]
+    both = pair([*command, f"--workdir={tmp_path}/two"])
+    for process in ended([*both, start([*command, f"--workdir={tmp_path}/one"])]):
+        assert process.returncode == 0, process.stderr
+    one, two = arrays(tmp_path / "one"), arrays(tmp_path / "two")
+    assert relative(two["residual_mean"], one["residual_mean"]) <= 1e-5
+
+
 def test_two_processes_score_what_one_does(flags, tmp_path):
     command = ["-m", "experiments.ilo", *flags, "--config.min_languages=2"]
     both = pair([*command, f"--workdir={tmp_path}/two"])

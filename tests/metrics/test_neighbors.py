@@ -191,6 +191,7 @@ def test_other_counts_of_neighbours(k):
     check(points, nearest(jnp.asarray(points), k=k), "cosine", k=k)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "k"),
     [
@@ -296,13 +297,13 @@ def test_blocks_change_nothing(block, name):
     [
         {"tile": 1},
         {"block": 7, "tile": 2},
-        {"block": 64, "tile": 500},
+        pytest.param({"block": 64, "tile": 500}, marks=pytest.mark.slow),
         {"symmetric": True, "block": 1, "tile": 1},
-        {"symmetric": True, "block": 133, "tile": 50},
-        {"precision": "fast", "block": 64, "tile": 7},
+        pytest.param({"symmetric": True, "block": 133, "tile": 50}, marks=pytest.mark.slow),
+        pytest.param({"precision": "fast", "block": 64, "tile": 7}, marks=pytest.mark.slow),
         {"precision": "fast", "symmetric": True, "block": 500, "tile": 100},
         {"mesh": make_mesh(data=1), "precision": "fast"},
-        {"mesh": make_mesh(data=2), "tile": 3},
+        pytest.param({"mesh": make_mesh(data=2), "tile": 3}, marks=pytest.mark.slow),
         {"mesh": make_mesh(data=4, model=2), "precision": "fast", "block": 1, "tile": 50},
     ],
     ids=str,
