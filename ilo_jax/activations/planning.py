@@ -16,11 +16,11 @@ from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.flops import block_weights
 from ilo_jax.processes import gathered, largest
 
-PAIRS_SLOWER = {"cpu": 4}
+PAIRS_SLOWER = {"cpu": 3}
 """By backend, how much slower an operation of attention is than one of a matrix of weights: its
 products are small, and softmax comes on top."""
 WORTH = 0.03
-"""Share of the time that a second compiled kind of row must save."""
+"""Share of the time that another compiled kind of row must save."""
 
 
 class Step(NamedTuple):
@@ -74,7 +74,7 @@ def planned(
 def _row_lengths(config: ModelConfig, sentences: Mapping[int, Sentences]) -> tuple[int, ...]:
     """Return the row lengths that take the least time for the sentences of all processes.
 
-    A second kind of row, and with it a second compilation, must be worth it.
+    Each kind of row, and with it another compilation, must be worth it.
     """
     lengths = np.concatenate([np.ones(1, np.int32), *(s.lengths for s in sentences.values())])
     (longest,) = largest([int(lengths.max())])
@@ -84,8 +84,8 @@ def _row_lengths(config: ModelConfig, sentences: Mapping[int, Sentences]) -> tup
     heads = sum(block.attention.heads * block.attention.head_dim for block in config.blocks)
     slower = PAIRS_SLOWER.get(jax.default_backend(), 1)
     cost = done @ np.array([2 * weights, 4 * heads * slower])
-    best = int(np.argmin(cost))
-    return choices[best] if cost[best] < (1 - WORTH) * cost[0] else choices[0]
+    more = np.array([len(choice) - 1 for choice in choices])
+    return choices[int(np.argmin(cost * (1 + WORTH * more)))]
 
 
 def steps_of(plan: Schedule) -> list[Step]:

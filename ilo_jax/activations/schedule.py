@@ -1,5 +1,6 @@
 """Which sentences are computed when: languages in blocks, blocks in rows, rows in batches."""
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -42,7 +43,7 @@ class Schedule(NamedTuple):
     work: list[int]
     """Which blocks are to be computed."""
     row_lengths: tuple[int, ...]
-    """Of each kind of row, in tokens; a sentence is in the shortest that holds it."""
+    """Of each kind of row, in tokens, shortest first."""
     rows: tuple[int, ...]
     """Of each kind, how many there are in a batch, of this process's devices."""
 
@@ -94,12 +95,13 @@ def row_length(longest: int) -> int:
 def kinds(longest: int) -> list[tuple[int, ...]]:
     """Return the choices of row lengths for sentences up to `longest` tokens.
 
-    One kind of row for all, or short ones besides: in them, fewer pairs of tokens that have
-    nothing to do with each other are looked at. Each kind is compiled by itself.
+    One kind of row for all, or one or two of short ones besides: in them, fewer pairs of tokens
+    that have nothing to do with each other are looked at. Each kind is compiled by itself.
     """
     whole = row_length(longest)
     short = [64 * 2**i for i in range(math.ceil(math.log2(whole / 64)))]
-    return [(whole,), *((length, whole) for length in short)]
+    some = itertools.chain.from_iterable(itertools.combinations(short, n) for n in range(3))
+    return [(*lengths, whole) for lengths in some]
 
 
 def work(lengths: Int32[np.ndarray, " sent"], row_lengths: Sequence[int]) -> Float[np.ndarray, "2"]:
@@ -163,15 +165,16 @@ def _block(
 
 
 def _plans(lengths: Int32[np.ndarray, " sent"], row_lengths: Sequence[int]) -> list[Plan]:
-    """Return the rows of each kind, of the sentences that no shorter kind holds."""
-    # What fits nowhere is for the longest, and refused there.
-    kind = np.minimum(np.searchsorted(row_lengths, lengths), len(row_lengths) - 1)
-    plans = []
-    for number, length in enumerate(row_lengths):
-        own = np.flatnonzero(kind == number).astype(np.int32)
+    """Return the rows of each kind.
+
+    Sentences that no shorter kind holds have rows made for them, and shorter ones fill these.
+    """
+    plans, left = [], np.arange(len(lengths), dtype=np.int32)
+    for length, shorter in zip(row_lengths[::-1], (*row_lengths[-2::-1], 0), strict=True):
         planned = np.full((0, 1), -1, np.int32)
-        if len(own):
-            planned = plan(lengths[own], row_length=length)
-            planned = np.where(planned >= 0, own[planned], -1).astype(np.int32)
-        plans.append(planned)
+        if len(left):
+            planned = plan(lengths[left], row_length=length, opening=shorter)
+            planned = np.where(planned >= 0, left[planned], -1).astype(np.int32)
+        left = np.setdiff1d(left, planned)
+        plans.insert(0, planned)
     return plans

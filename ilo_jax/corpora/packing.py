@@ -64,7 +64,7 @@ Plan = Int32[np.ndarray, "row segment"]
 """Which sentence is segment s + 1 of a row; -1 where the row has no such segment."""
 
 
-def plan(lengths: Int32[np.ndarray, " sent"], *, row_length: int) -> Plan:
+def plan(lengths: Int32[np.ndarray, " sent"], *, row_length: int, opening: int = 0) -> Plan:
     """Return which sentences share rows: each once and whole, with little padding.
 
     The longest sentences are placed first, each into the row with the least room that it
@@ -76,15 +76,17 @@ def plan(lengths: Int32[np.ndarray, " sent"], *, row_length: int) -> Plan:
     Args:
         lengths: tokens of each sentence.
         row_length: in tokens.
+        opening: only sentences of more tokens than that have rows made for them; the others
+            fill what room is left there, and where there is none they are left out.
 
     Raises:
         ValueError: if there are no sentences, or naming those that are empty or longer
             than a row.
     """
     _refuse_unpackable(lengths, row_length)
-    members = _best_fit(lengths, row_length)
-    counts = np.array([len(row) for row in members])
-    sentence = np.full((len(members), counts.max()), -1, np.int32)
+    members = _best_fit(lengths, row_length, opening)
+    counts = np.array([len(row) for row in members], np.int64)
+    sentence = np.full((len(members), counts.max(initial=1)), -1, np.int32)
     order = np.fromiter(chain.from_iterable(members), np.int32)
     sentence[np.repeat(np.arange(len(members)), counts), _within(counts)] = order
     return sentence
@@ -120,7 +122,7 @@ def padding_share(rows: Rows) -> float:
     return float(np.mean(rows.segments == 0))
 
 
-def _best_fit(lengths: Int[np.ndarray, " sent"], row_length: int) -> list[list[int]]:
+def _best_fit(lengths: Int[np.ndarray, " sent"], row_length: int, opening: int) -> list[list[int]]:
     """Return the sentences of every row, in the order in which they were placed."""
     members: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(row_length + 1)]
@@ -133,9 +135,11 @@ def _best_fit(lengths: Int[np.ndarray, " sent"], row_length: int) -> list[list[i
             row = with_room[room].pop()
             rooms ^= 0 if with_room[room] else 1 << room
             members[row].append(sentence)
-        else:
+        elif length > opening:
             room, row = row_length, len(members)
             members.append([sentence])
+        else:
+            continue
         with_room[room - length].append(row)
         rooms |= 1 << (room - length)
     return members

@@ -46,7 +46,7 @@ def sentences() -> dict[int, Sentences]:
 
 @pytest.mark.parametrize(
     ("dim", "worth", "expected"),
-    [(32, 0.03, (64, 256)), (32, 1.0, (256,)), (8192, 0.03, (256,))],
+    [(32, 0.03, (64, 256)), (32, 9.0, (256,)), (8192, 0.03, (256,))],
 )
 def test_short_rows_are_compiled_where_they_are_worth_it(
     sentences, monkeypatch, dim, worth, expected

@@ -120,25 +120,21 @@ def test_batches_hold_every_sentence_of_the_work_once(rows):
         assert sorted(sentences) == list(range(len(chosen.blocks[block].sentences.lengths)))
 
 
-def test_a_sentence_is_in_the_shortest_row_that_holds_it():
+def test_long_rows_are_for_long_sentences_and_short_ones_fill_them():
+    """No sentence is in a row of its own kind that would have fitted a longer one."""
     for block in planned(**TWO).blocks:
         lengths = block.sentences.lengths
-        short, long = ({*of_kind[of_kind >= 0].tolist()} for of_kind in block.plans)
-        assert short == {*np.flatnonzero(lengths <= 6).tolist()}
-        assert long == {*np.flatnonzero(lengths > 6).tolist()}
+        short, long = block.plans
+        placed = np.where(long >= 0, lengths[long], 0)
+        assert {*np.flatnonzero(lengths > 6).tolist()} <= {*long[long >= 0].tolist()}
+        assert (placed.max(1) > 6).all()
+        room = LENGTH - placed.sum(1)
+        assert room.min() >= 0
+        left = lengths[short[short >= 0]]
+        assert not len(left) or left.min() > room.max()
 
 
-def test_sentences_of_one_kind_are_packed_as_if_there_were_no_other():
-    for block in planned(**TWO).blocks:
-        for own, of_kind, length in zip(
-            (block.sentences.lengths <= 6, block.sentences.lengths > 6),
-            block.plans,
-            TWO["row_lengths"],
-            strict=True,
-        ):
-            alone = plan(block.sentences.lengths[own], row_length=length)
-            expected = np.where(alone >= 0, np.flatnonzero(own)[alone], -1)
-            np.testing.assert_array_equal(of_kind, expected)
+def test_rows_of_one_kind_are_those_of_a_plan():
     for block in planned(**ONE).blocks:
         (only,) = block.plans
         np.testing.assert_array_equal(only, plan(block.sentences.lengths, row_length=LENGTH))
@@ -158,7 +154,7 @@ def test_rows_of_a_batch_are_those_of_its_plan(rows):
         expected = fill(sentences, batch.plan, row_length=rows["row_lengths"][kind])
         for got, wanted in zip(batch.rows, expected, strict=True):
             np.testing.assert_array_equal(got, wanted)
-        assert batch.rows.special.any()
+    assert any(batch.rows.special.any() for _, batch in batches(chosen))
 
 
 def test_the_last_batch_is_made_up_by_padding():
@@ -197,9 +193,9 @@ def test_lengths_are_of_the_sentences_to_be_computed(rows):
 def test_sizes_are_of_all_blocks_whatever_is_missing(rows):
     every, some = planned(**rows), planned((20,), **rows)
     by_kind = list(zip(*(block.plans for block in every.blocks), strict=True))
-    sentences = [max((p >= 0).sum(1).max() for p in plans) for plans in by_kind]
+    sentences = [max((p >= 0).sum(1).max(initial=1) for p in plans) for plans in by_kind]
     assert every.segments == some.segments == sentences
-    assert every.longest == some.longest == [max(map(len, plans)) for plans in by_kind]
+    assert every.longest == some.longest == [max(1, *map(len, plans)) for plans in by_kind]
 
 
 @ROWS
@@ -218,13 +214,13 @@ def test_rows_are_as_long_as_the_longest_sentence_needs():
 
 
 def test_short_rows_are_powers_of_two_beside_the_whole():
-    assert kinds(1) == kinds(256) == [(256,), (64, 256), (128, 256)]
-    assert kinds(300) == [(384,), (64, 384), (128, 384), (256, 384)]
-    assert kinds(512) == [(512,), (64, 512), (128, 512), (256, 512)]
+    assert kinds(1) == kinds(256) == [(256,), (64, 256), (128, 256), (64, 128, 256)]
+    pairs = [(64, 128, 384), (64, 256, 384), (128, 256, 384)]
+    assert kinds(300) == [(384,), (64, 384), (128, 384), (256, 384), *pairs]
 
 
 def test_work_is_positions_and_pairs_of_rows():
     lengths = np.array([16, 3, 3, 2, 9], np.int32)
     assert work(lengths, (16,)).tolist() == [3 * 16, 3 * 16**2]
-    assert work(lengths, (6, 16)).tolist() == [2 * 6 + 2 * 16, 2 * 6**2 + 2 * 16**2]
+    assert work(lengths, (6, 16)).tolist() == [6 + 2 * 16, 6**2 + 2 * 16**2]
     assert work(lengths[:1], (6, 16)).tolist() == [16, 16**2]

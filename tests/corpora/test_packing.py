@@ -228,3 +228,10 @@ def test_a_row_has_room():
 def test_nothing_is_no_corpus():
     with pytest.raises(ValueError, match=r"^sentences must be at least one, got none$"):
         planned_of([], row_length=4)
+
+
+def test_short_sentences_may_only_fill():
+    lengths = np.array([2, 9, 3, 5, 8, 1, 4], np.int32)
+    planned = plan(lengths, row_length=10, opening=5)
+    assert planned.tolist() == [[1, 5], [4, 0]]
+    assert plan(lengths[:1], row_length=10, opening=5).tolist() == []
