@@ -48,7 +48,7 @@ def relative(got: np.ndarray, expected: np.ndarray) -> float:
     return np.max(np.linalg.norm(got - expected, axis=-1)[norms > 0] / norms[norms > 0])
 
 
-@pytest.mark.parametrize("model_parallel", [1, 8])
+@pytest.mark.parametrize("model_parallel", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_two_processes_store_what_one_does(flags, tmp_path, model_parallel):
     """By languages of their own; with the model over all devices, by the first of them."""
     command = ["-m", "experiments.extract", *flags, f"--config.taps={TAPS}"]
@@ -96,6 +96,7 @@ def test_bad_input_ends_all_processes(flags, tmp_path):
         assert "error: a mesh of data=2, model=3 does not divide over 2 processes" in process.stderr
 
 
+@pytest.mark.slow
 def test_a_second_run_on_the_store_is_refused(flags, tmp_path):
     """The first waits inside; the second is told; the first is killed, and a third may go on."""
     slow = "import time\nfrom ilo_jax.activations.store import Store\nwrite = Store.write\n"
