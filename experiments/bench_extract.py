@@ -31,6 +31,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import extractors, timing, torch_extractors
+from experiments.columns import columns
 from experiments.extract_work import RANDOM, Work, prepare
 from experiments.extractors import Found, Search
 from experiments.states import Source
@@ -158,12 +159,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     rows = list(rows)
     shown = [name for name in SHOWN if any(row[name] is not None for row in rows)]
     cells = ([row[name] for name in shown] for row in rows)
-    lines = [shown, *(["" if cell is None else str(cell) for cell in row] for row in cells)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    return columns([shown, *(["" if cell is None else str(cell) for cell in row] for row in cells)])
 
 
 def append(file: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -27,6 +27,7 @@ import tensorstore
 from absl import app, flags
 
 from experiments import timing
+from experiments.columns import columns
 from experiments.searchers import FLOORS, SEARCHERS, Found, absent
 
 FLAGS = flags.FLAGS
@@ -151,12 +152,7 @@ def compare(label: str, given: list[str], states: np.ndarray) -> Iterator[dict[s
 def table(rows: Iterable[dict[str, Any]]) -> str:
     """Return rows as text in columns."""
     shown = COLUMNS[:-2]
-    lines = [shown, *([str(row[name]) for name in shown] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    return columns([shown, *([str(row[name]) for name in shown] for row in rows)])
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

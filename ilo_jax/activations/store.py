@@ -212,7 +212,7 @@ def write_beside(file: Path, write: Callable[[Path], Any]) -> None:
 def open_store(root: str | Path, key: Key, arrays: Mapping[str, Layout], *, lang: int) -> Store:
     """Open the store of a key below `root`, creating it if it is not there.
 
-    Of several processes, one opens it first.
+    Several processes may open it at once.
 
     Args:
         root: holds one folder per key, named by the key's digest; a path, or a URL that
