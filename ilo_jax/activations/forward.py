@@ -10,11 +10,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ilo_jax import sharding
-from ilo_jax.activations.taps import Batch, Tap, taken
-from ilo_jax.corpora.packing import Rows
+from ilo_jax.activations.taps import Tap, taken
+from ilo_jax.corpora.packing import Placed, Rows, place
 from ilo_jax.models import parameters
 from ilo_jax.models.transformer import Transformer
-from ilo_jax.processes import feed
 
 Forward = Callable[[Rows], dict[str, Float[Array, "..."]]]
 
@@ -52,21 +51,18 @@ def compiled_forward(
         for tap in taps
     }
 
-    def forward(state: nnx.State, batch: Batch) -> dict[str, Array]:
+    def forward(state: nnx.State, rows: Placed) -> dict[str, Array]:
         lowered = jax.tree.map(lambda weight: weight.astype(dtype), state)
-        return taken(nnx.merge(graph, lowered), batch, taps, count=segments)
-
-    def placed(rows: Rows) -> Batch:
-        return Batch(*(feed(array, sharding.along_data(mesh)) for array in rows))
+        return taken(nnx.merge(graph, lowered), rows, taps, count=segments)
 
     state = nnx.state(model)
     step = jax.jit(forward, out_shardings=along)
     with naming_what_to_change(rows):
-        compiled = step.lower(state, placed(rows)).compile()
+        compiled = step.lower(state, place(rows, mesh)).compile()
 
     def run(rows: Rows) -> dict[str, Array]:
         with naming_what_to_change(rows):
-            return compiled(state, placed(rows))
+            return compiled(state, place(rows, mesh))
 
     return run
 

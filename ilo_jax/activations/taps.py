@@ -6,9 +6,10 @@ from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from ilo_jax.activations import pooling
+from ilo_jax.corpora.packing import Placed
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
 
@@ -35,15 +36,6 @@ class Tap(NamedTuple):
     def name(self) -> str:
         """SITE_POOLING."""
         return f"{self.site}_{self.pooling}"
-
-
-class Batch(NamedTuple):
-    """Packed rows, as a forward takes them."""
-
-    tokens: Int[Array, "batch seq"]
-    positions: Int[Array, "batch seq"]
-    segments: Int[Array, "batch seq"]
-    special: Bool[Array, "batch seq"]
 
 
 def read(text: str, config: ModelConfig) -> tuple[Tap, ...]:
@@ -102,7 +94,7 @@ def _problems(tap: Tap, config: ModelConfig) -> list[str]:
 
 
 def taken(
-    model: Transformer, batch: Batch, taps: Sequence[Tap], *, count: int
+    model: Transformer, rows: Placed, taps: Sequence[Tap], *, count: int
 ) -> dict[str, Float[Array, "..."]]:
     """Return what each tap takes from packed rows, by its name.
 
@@ -110,16 +102,16 @@ def taken(
 
     Args:
         model: of which layers that nobody needs are never computed, under `jax.jit`.
-        batch: the rows.
+        rows: packed sentences.
         taps: what to take.
         count: how many segments a row has at most.
     """
 
     def of(site: str) -> Callable[[Array], dict[str, Array]]:
         mine = [tap for tap in taps if tap.site == site]
-        return lambda x: {tap.name: _pool(tap.pooling, batch, count=count)(x) for tap in mine}
+        return lambda x: {tap.name: _pool(tap.pooling, rows, count=count)(x) for tap in mine}
 
-    residual, mlp = model.show(*batch[:3], residual=of("residual"), mlp=of("mlp"))
+    residual, mlp = model.show(*rows[:3], residual=of("residual"), mlp=of("mlp"))
     found = {}
     for tap in taps:
         layers = residual if tap.site == "residual" else mlp
@@ -128,12 +120,12 @@ def taken(
     return found
 
 
-def _pool(how: str, batch: Batch, *, count: int) -> Callable[[Array], Array]:
-    content = jnp.where(batch.special, 0, batch.segments)
+def _pool(how: str, rows: Placed, *, count: int) -> Callable[[Array], Array]:
+    content = jnp.where(rows.special, 0, rows.segments)
     return {
-        "mean": partial(pooling.mean, segments=batch.segments, count=count),
+        "mean": partial(pooling.mean, segments=rows.segments, count=count),
         "content": partial(pooling.mean, segments=content, count=count),
-        "last": partial(pooling.last, segments=batch.segments, count=count),
-        "max": partial(pooling.maximum, segments=batch.segments, count=count),
+        "last": partial(pooling.last, segments=rows.segments, count=count),
+        "max": partial(pooling.maximum, segments=rows.segments, count=count),
         "tokens": lambda hidden: hidden,
     }[how]

@@ -4,8 +4,13 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int, Int32
+
+from ilo_jax.processes import feed
+from ilo_jax.sharding import along_data
 
 SHOWN = 10
 """How many offenders an error names."""
@@ -16,7 +21,8 @@ class Sentences(NamedTuple):
 
     tokens: Int32[np.ndarray, " token"]
     special: Bool[np.ndarray, " token"]
-    """True where the tokenizer put a token that stands for no text."""
+    """True where a token stands for no text, so that poolings may leave it out; or, for losses,
+    where it is given and nobody is to predict it."""
     lengths: Int32[np.ndarray, " sent"]
     """Tokens of each sentence."""
 
@@ -57,7 +63,21 @@ class Rows(NamedTuple):
     segments: Int32[np.ndarray, "row seq"]
     """From 1; 0 is padding."""
     special: Bool[np.ndarray, "row seq"]
-    """True where a token stands for no text."""
+    """As in `Sentences`."""
+
+
+class Placed(NamedTuple):
+    """Rows on the devices of a mesh, split over its "data"."""
+
+    tokens: Int[jax.Array, "row seq"]
+    positions: Int[jax.Array, "row seq"]
+    segments: Int[jax.Array, "row seq"]
+    special: Bool[jax.Array, "row seq"]
+
+
+def place(rows: Rows, mesh: Mesh) -> Placed:
+    """Return the rows of all processes, of which this one has those for its own devices."""
+    return Placed(*(feed(array, along_data(mesh)) for array in rows))
 
 
 Plan = Int32[np.ndarray, "row segment"]

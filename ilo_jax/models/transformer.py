@@ -1,6 +1,7 @@
 """A transformer that shows its hidden states to a tap: every decoder and encoder that we read."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ilo_jax.models.attention import layout
+from ilo_jax.models.attention import Layout, layout
 from ilo_jax.models.block import Block
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.embedding import Embedding
@@ -115,18 +116,62 @@ class Transformer(nnx.Module):
                 final norm.
             mlp: applied to what each of the L blocks' MLPs projects down.
         """
-        kinds = (block.attention for block in self.config.blocks)
-        at = layout(kinds, positions, segments, causal=self.config.causal)
-        hidden = self._along_data(self.embed(tokens, positions))
+        at = self._layout(positions, segments)
+        hidden = self.begin(tokens, positions)
         states, neurons = [residual(hidden)], []
-        for i, block in enumerate(self.layers, 1):
-            hidden, shown = block.show(hidden, at, neurons=mlp)
-            hidden = self._along_data(hidden)
-            if i == self.config.layers and self.norm is not None:
-                hidden = self.norm(hidden)
+        for block in range(self.config.layers):
+            hidden, shown = self._after(block, hidden, at, neurons=mlp)
             states.append(residual(hidden))
             neurons.append(shown)
         return states, neurons
+
+    def begin(
+        self, tokens: Int[Array, "batch seq"], positions: Int[Array, "batch seq"]
+    ) -> Float[Array, "batch seq dim"]:
+        """Return hidden state 0, before the first block."""
+        return self._along_data(self.embed(tokens, positions))
+
+    def through(
+        self,
+        hidden: Float[Array, "batch seq dim"],
+        positions: Int[Array, "batch seq"],
+        segments: Int[Array, "batch seq"],
+        *,
+        blocks: range,
+        remat: bool = False,
+    ) -> Float[Array, "batch seq dim"]:
+        """Return the hidden state after some consecutive blocks, given the one before them.
+
+        Args:
+            hidden: state `blocks.start`.
+            positions: of each token inside its segment, from 0.
+            segments: which tokens belong together, from 1; 0 is padding.
+            blocks: that it goes through; after the last of the model comes the final norm.
+            remat: whether differentiation keeps only what goes into each block, and
+                computes the rest again.
+        """
+        at = self._layout(positions, segments)
+        for block in blocks:
+            step = partial(self._only_after, block, at=at)
+            hidden = (jax.checkpoint(step) if remat else step)(hidden)
+        return hidden
+
+    def _layout(self, positions: Array, segments: Array) -> Layout:
+        kinds = (block.attention for block in self.config.blocks)
+        return layout(kinds, positions, segments, causal=self.config.causal)
+
+    def _only_after(self, block: int, hidden: Array, *, at: Layout) -> Array:
+        return self._after(block, hidden, at, neurons=lambda neurons: None)[0]
+
+    def _after(
+        self, block: int, hidden: Array, at: Layout, *, neurons: Callable[[Array], U]
+    ) -> tuple[Array, U]:
+        """Return the hidden state after one block, and what is made of its neurons."""
+        hidden, shown = self.layers[block].show(hidden, at, neurons=neurons)
+        hidden = self._along_data(hidden)
+        if block == self.config.layers - 1 and self.norm is not None:
+            hidden = self.norm(hidden)
+        return hidden, shown
 
     def _along_data(self, hidden: Float[Array, "batch seq dim"]) -> Array:
         """Keep the batch split, or weights split over "data" would replicate it."""

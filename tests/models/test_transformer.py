@@ -252,3 +252,39 @@ def test_a_batch_over_four_devices_gives_the_same(tiny, ours, forward, assert_cl
 def test_a_model_is_a_pytree_of_its_weights(ours):
     model = ours("llama-gqa")
     assert len(jax.tree.leaves(nnx.state(model))) == len(weights(model))
+
+
+@pytest.mark.parametrize("variant", ["llama-tied", "gemma3_text-mixed", "roberta-mlm"])
+@pytest.mark.parametrize("remat", [False, True])
+def test_blocks_in_two_parts_are_the_whole(ours, packed, variant, remat):
+    model, (tokens, positions, segments) = ours(variant), map(jnp.asarray, packed[:3])
+    states = model(tokens, positions, segments, tap=lambda hidden: hidden)
+    whole = len(states) - 1
+    for middle in (0, 1, whole):
+        first, second = range(middle), range(middle, whole)
+        before = model.through(
+            model.begin(tokens, positions), positions, segments, blocks=first, remat=remat
+        )
+        after = model.through(before, positions, segments, blocks=second, remat=remat)
+        assert np.array_equal(before, states[middle])
+        assert np.array_equal(after, states[-1])
+
+
+def test_remat_computes_the_same_gradients_twice(ours, packed):
+    graph, state = nnx.split(ours("gemma3_text-mixed"))
+    tokens, positions, segments = map(jnp.asarray, packed[:3])
+
+    def total(state, remat):
+        model = nnx.merge(graph, state)
+        hidden = model.begin(tokens, positions)
+        last = model.through(hidden, positions, segments, blocks=range(3), remat=remat)
+        return jnp.square(last).sum()
+
+    kept, again = (
+        jax.make_jaxpr(jax.grad(total), static_argnums=1)(state, r) for r in (False, True)
+    )
+    assert "remat" in str(again)
+    assert "remat" not in str(kept)
+    gradients = [jax.jit(jax.grad(total), static_argnums=1)(state, r) for r in (False, True)]
+    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
