@@ -96,10 +96,15 @@ def usable_states(
         layers=[layer],
         languages=stored.corpus.languages,
     )
+    return everywhere(states, mesh)
+
+
+def everywhere(states: np.ndarray, mesh: Mesh | None) -> Array:
+    """Return states that every process has, whole on every device of a mesh."""
     if mesh is None:
         return jnp.asarray(states)
-    everywhere = sharding.replicated(mesh)
-    return jax.make_array_from_callback(states.shape, everywhere, lambda index: states[index])
+    whole = sharding.replicated(mesh)
+    return jax.make_array_from_callback(states.shape, whole, lambda index: states[index])
 
 
 def scorer(

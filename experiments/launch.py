@@ -55,7 +55,7 @@ def _main(argv: list[str], job: Callable[[Any, Run], Any], name: str) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     config = Path(config_flags.get_config_filename(FLAGS["config"])).stem
-    for chatty in ("jax", "matplotlib"):
+    for chatty in ("absl", "jax", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(e5_small.user_cache() / "ilo_jax/xla"))
     try:
@@ -67,7 +67,7 @@ def _main(argv: list[str], job: Callable[[Any, Run], Any], name: str) -> None:
                 patience=FLAGS.patience,
             )
         job(FLAGS.config, Run(Path(FLAGS.workdir or f"runs/{name}/{config}"), FLAGS.profile))
-    except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
         logging.debug("where it happened", exc_info=True)
         if isinstance(error, RuntimeError) and not FLAGS.distributed:
             raise

@@ -154,7 +154,7 @@ def stored_states(source: Source, corpus: Parallel, run: Run, *, taps: str) -> S
     if not any(largest([len(damaged), len(store.missing())])):
         say(f"using the states stored in {store.url}")
         return Stored(store, key, corpus, name)
-    with _alone(store):
+    with alone(store.url):
         for language, problem in damaged.items():
             print(f"computing {corpus.languages[language]} again: {problem}", flush=True)
         together(lambda: store.forget(damaged), what="marking damaged states")
@@ -209,11 +209,16 @@ def _open(job: _Job, corpus: Parallel, key: Key, run: Run) -> Store:
 
 
 @contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Keep other runs out, by the first process for all of this run."""
+def alone(url: str) -> Iterator[None]:
+    """Keep other runs out of a folder, by the first process for all of this run.
+
+    Raises:
+        OSError: if another run is there.
+        RuntimeError: if the first process could not.
+    """
     with ExitStack() as held:
         first = jax.process_index() == 0
-        together(lambda: first and held.enter_context(locked(store.url)), what="locking the states")
+        together(lambda: first and held.enter_context(locked(url)), what=f"locking {url}")
         yield
 
 

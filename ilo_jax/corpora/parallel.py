@@ -120,17 +120,17 @@ def _read_folder(path: Path, languages: Sequence[str], split: str) -> Parallel:
     source = f"{path} ({chosen})" if chosen else str(path)
     files = splits[chosen]
     codes = choose_languages(languages, files, source)
-    text = _lines({code: files[code] for code in codes})
+    text = read_lines({code: files[code] for code in codes})
     return aligned(codes, text, source)
 
 
 def _read_table(path: Path, languages: Sequence[str], split: str) -> Parallel:
-    parsers = {".tsv": _tsv, ".jsonl": _jsonl}
+    parsers = {".tsv": parse_tsv, ".jsonl": _jsonl}
     if path.suffix not in parsers:
         raise ValueError(f"a corpus must be a folder, a .tsv or a .jsonl file, got {path}")
     choose_split([""], split, path)
     source = str(path)
-    lines = _lines({source: path})[source]
+    lines = read_lines({source: path})[source]
     if not lines:
         raise ValueError(f"{source} is empty")
     columns = parsers[path.suffix](lines, source)
@@ -211,7 +211,7 @@ def _near(code: str, there: Sequence[str]) -> str:
     return f" (near: {', '.join(near[:3])})" if near else ""
 
 
-def _lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
+def read_lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
     """Return the lines of several files.
 
     Raises:
@@ -232,7 +232,7 @@ def _lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
     return lines
 
 
-def _tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
+def parse_tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
     """Return the columns of a tab-separated table.
 
     Not by the csv module: even with quoting off it refuses a carriage return in a cell.
@@ -256,7 +256,7 @@ def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
     records, problems = [], []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(_record(line))
+            records.append(parse_object(line))
         except ValueError as error:
             problems.append(f"line {number}: {error}")
     refuse(f"{source}: a line must be a JSON object", problems)
@@ -270,7 +270,7 @@ def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
     return {key: [record[key] for record in records] for key in keys}
 
 
-def _record(line: str) -> dict[str, Any]:
+def parse_object(line: str) -> dict[str, Any]:
     """Return one line's object, whose values may be anything.
 
     Raises:
@@ -296,7 +296,7 @@ def _differences(keys: Collection[str], expected: Collection[str]) -> list[str]:
     ]
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     """Tell text from JSON's other values, and from strings with half a surrogate pair."""
     return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
@@ -306,7 +306,7 @@ def _refuse_other_than_text(columns: Mapping[str, Sequence[object]], source: str
         f"{code} {number}: {reprlib.repr(value)}"
         for code, values in columns.items()
         for number, value in enumerate(values, 1)
-        if not _is_text(value)
+        if not is_text(value)
     ]
     refuse(f"{source}: a sentence must be text", problems)
 

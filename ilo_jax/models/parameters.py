@@ -40,9 +40,23 @@ def weights(model: Transformer) -> dict[str, jax.Array]:
 
 def put(model: Transformer, arrays: Mapping[str, jax.Array]) -> None:
     """Give a model, which may be abstract, all its weights."""
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    state = [(keys, v.replace(arrays["/".join(map(str, keys))])) for keys, v in flat]
-    nnx.update(model, nnx.from_flat_state(state))
+    nnx.update(model, _filled(nnx.state(model, nnx.Param), arrays))
+
+
+def _filled(state: nnx.State, arrays: Mapping[str, jax.Array]) -> nnx.State:
+    flat = nnx.to_flat_state(state)
+    return nnx.from_flat_state([(k, v.replace(arrays["/".join(map(str, k))])) for k, v in flat])
+
+
+def assembled(like: Transformer, arrays: Mapping[str, jax.Array]) -> Transformer:
+    """Return a new model of the configuration of another, which may be abstract.
+
+    Args:
+        like: gives the structure, and the dtype of the computation.
+        arrays: every weight by its path; under `jax.jit` they may be traced.
+    """
+    graph, state = nnx.split(like)
+    return nnx.merge(graph, _filled(state, arrays))
 
 
 def axis_counts(config: ModelConfig) -> dict[str, int]:

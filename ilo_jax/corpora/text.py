@@ -1,0 +1,342 @@
+"""What a model is fine-tuned on: completions, each with the prompt it is given, if any.
+
+Read from plain text, a JSONL file, the contexts of SQuAD-shaped JSON, or a prepared TFDS
+dataset. As with aligned text, what is damaged, empty or unknown is refused, never skipped.
+tensorflow-datasets reads without TensorFlow, and is imported where it is used.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import operator
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ilo_jax.corpora import dataset, parallel
+
+Line = TypeVar("Line")
+Made = TypeVar("Made")
+
+KEYS = ({"text"}, {"prompt", "completion"})
+"""What an example may be made of; text is a completion that has no prompt."""
+
+
+class Example(NamedTuple):
+    """What a model learns to write, and after what."""
+
+    prompt: str
+    """Given, and not learnt; may be empty."""
+    completion: str
+    """What is learnt."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Examples, in order.
+
+    Raises:
+        ValueError: if there are none, or a completion is empty.
+    """
+
+    examples: tuple[Example, ...]
+    source: str
+    """Where the text comes from, for messages; not part of `hash`."""
+
+    def __post_init__(self):
+        if not self.examples:
+            raise ValueError(f"{self.source} has no examples")
+        completions = enumerate((example.completion for example in self.examples), 1)
+        empty = [str(number) for number, text in completions if not text.strip()]
+        if empty:
+            raise ValueError(
+                f"{self.source}: a completion must not be empty, got {len(empty)} that are "
+                f"(examples from 1, of a .jsonl file its lines): {parallel.listed(empty)}"
+            )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all prompts and completions, in order."""
+        return hashlib.sha256(json.dumps(self.examples).encode()).hexdigest()
+
+
+def read_examples(path: str | Path, *, split: str = "") -> Examples:
+    r"""Return the examples of a file, a folder or a prepared dataset.
+
+    - A .txt file: every paragraph, up to a line of nothing but white space, is a completion
+      without a prompt. White space at the ends of its lines is dropped.
+    - A folder: the paragraphs of all its .txt files, in the order of their names.
+    - A .jsonl file: one object a line, `{"prompt": ..., "completion": ...}` or
+      `{"text": ...}`, with no other keys.
+    - A .json file in the shape of SQuAD: every `data[].paragraphs[].context` is a completion
+      without a prompt, once, since several questions may share it.
+    - The folder of a prepared TFDS dataset, in array_record files, with the features "text",
+      or "prompt" and "completion". With an integer or text feature "id" as well, examples
+      come in its order; otherwise as TFDS keeps them, which is by a hash.
+
+    Lines end at \n only, and a byte order mark is dropped.
+
+    Args:
+        path: of any of these.
+        split: of a dataset; may be empty where there is just one, and must be for text.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it is none of these, lacks the split, or is damaged; the message names
+            what and where.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no examples at {path}: there is no such file or folder")
+    if dataset.is_prepared(path):
+        return _read_dataset(path, split)
+    parallel.choose_split([""], split, path)
+    found = _read_folder(path) if path.is_dir() else _read_file(path)
+    return Examples(tuple(found), str(path))
+
+
+def filled(path: Path) -> list[str]:
+    """Return the lines of a file that has some.
+
+    Raises:
+        ValueError: if it is empty, or naming the first byte that is not UTF-8.
+    """
+    lines = parallel.read_lines({str(path): path})[str(path)]
+    if not lines:
+        raise ValueError(f"{path} is empty")
+    return lines
+
+
+def made(
+    lines: Iterable[Line], make: Callable[[Line], Made], *, what: str, number: int = 1
+) -> list[Made]:
+    """Return what is made of every line.
+
+    Args:
+        lines: to make something of.
+        make: makes it, or raises a ValueError.
+        what: opens the message, with the rule that was broken.
+        number: of the first line.
+
+    Raises:
+        ValueError: naming all lines for which `make` raised one.
+    """
+    results, problems = [], []
+    for place, line in enumerate(lines, number):
+        try:
+            results.append(make(line))
+        except ValueError as error:
+            problems.append(f"line {place}: {error}")
+    parallel.refuse(what, problems)
+    return results
+
+
+def _read_file(path: Path) -> list[Example]:
+    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".json": _read_squad}
+    if path.suffix not in readers:
+        raise ValueError(
+            "examples must be a folder of .txt files, a prepared dataset, or a file "
+            f"{', '.join(readers)}, got {path}"
+        )
+    return readers[path.suffix](path)
+
+
+def _read_folder(folder: Path) -> list[Example]:
+    files = sorted(file for file in folder.glob("[!.]*.txt") if file.is_file())
+    if not files:
+        names = sorted(file.name for file in folder.iterdir())
+        raise ValueError(
+            f"{folder} holds no examples: it must hold .txt files, or be a prepared dataset; "
+            f"it holds {parallel.listed(names) or 'nothing'}"
+        )
+    return _read_text(*files)
+
+
+def _read_text(*files: Path) -> list[Example]:
+    text = parallel.read_lines({str(file): file for file in files})
+    paragraphs = {name: _paragraphs(lines) for name, lines in text.items()}
+    without = [f"none in {name}" for name, found in paragraphs.items() if not found]
+    parallel.refuse("a text file must hold a paragraph", without)
+    return [Example("", one) for found in paragraphs.values() for one in found]
+
+
+def _paragraphs(lines: Sequence[str]) -> list[str]:
+    """Return the runs of lines that are not blank."""
+    runs = itertools.groupby([line.rstrip() for line in lines], bool)
+    return ["\n".join(run) for filled, run in runs if filled]
+
+
+def _read_jsonl(path: Path) -> list[Example]:
+    what = f"{path}: a line must be a JSON object of text, with text or prompt and completion"
+    return made(filled(path), lambda line: _example(parallel.parse_object(line)), what=what)
+
+
+def _example(record: Mapping[str, Any]) -> Example:
+    """Return the example that a record is.
+
+    Raises:
+        ValueError: naming its keys, or values, if they are others.
+    """
+    if set(record) not in KEYS:
+        raise ValueError(f"has {', '.join(record) or 'no keys'}")
+    other = [
+        f"{key} is {reprlib.repr(value)}"
+        for key, value in record.items()
+        if not parallel.is_text(value)
+    ]
+    if other:
+        raise ValueError(", ".join(other))
+    return Example("", record["text"]) if "text" in record else Example(**record)
+
+
+def _read_squad(path: Path) -> list[Example]:
+    try:
+        document = json.loads("\n".join(filled(path)))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, character {error.colno}"
+        raise ValueError(f"{path} must be JSON, got at {where}: {error.msg}") from error
+    return [Example("", context) for context in _contexts(document, path)]
+
+
+def _contexts(document: object, path: Path) -> list[str]:
+    """Return the distinct contexts of a document in the shape of SQuAD."""
+    problems: list[str] = []
+    articles = _entries([("", document)], "data", problems)
+    paragraphs = _entries(articles, "paragraphs", problems)
+    contexts = [(f"{where}.context", _value(node, "context")) for where, node in paragraphs]
+    problems += [
+        f"{where}: {reprlib.repr(context)}"
+        for where, context in contexts
+        if not parallel.is_text(context)
+    ]
+    parallel.refuse(f"{path}: data[].paragraphs[] must be lists, with a text as context", problems)
+    return list(dict.fromkeys(str(context) for _, context in contexts))
+
+
+def _entries(
+    nodes: Sequence[tuple[str, object]], key: str, problems: list[str]
+) -> list[tuple[str, object]]:
+    """Return all entries of the nodes' lists under a key, each after its place.
+
+    What is no list is added to `problems`.
+    """
+    found: list[tuple[str, object]] = []
+    for where, node in nodes:
+        place, value = f"{where}.{key}".removeprefix("."), _value(node, key)
+        if isinstance(value, list):
+            found += [(f"{place}[{index}]", entry) for index, entry in enumerate(value)]
+        else:
+            problems.append(f"{place}: {reprlib.repr(value)}")
+    return found
+
+
+def _value(node: object, key: str) -> object:
+    """Return what an object has under a key; None if it has nothing, or is no object."""
+    return node.get(key) if isinstance(node, dict) else None
+
+
+def _read_dataset(folder: Path, split: str) -> Examples:
+    builder = _open(folder)
+    chosen = parallel.choose_split(list(builder.info.splits), split, folder)
+    source = f"{folder} ({chosen})"
+    records = _sorted(_records(builder, chosen, source), source)
+    return Examples(tuple(_example(record) for record in _decoded(records, source)), source)
+
+
+def _open(folder: Path) -> Any:
+    """Return the TFDS builder that reads a dataset of examples."""
+    import tensorflow_datasets as tfds
+    from google.protobuf import json_format
+
+    try:
+        # Absolute, since TFDS reads a folder named ~ from the user's home.
+        builder = tfds.builder_from_directory(folder.absolute())
+    except (json_format.ParseError, ValueError) as error:
+        raise ValueError(f"{folder} is damaged, or no dataset of TFDS: {error}") from error
+    _refuse_another_kind(builder.info, folder)
+    return builder
+
+
+def _refuse_another_kind(info: Any, folder: Path) -> None:
+    kinds = {name: _kind(feature) for name, feature in sorted(info.features.items())}
+    text = {name: kind for name, kind in kinds.items() if name != "id"}
+    known = set(text) in KEYS and set(text.values()) == {"text"}
+    ordered = kinds.get("id", "text") in {"text", "integer"}
+    if info.file_format.value != "array_record" or not known or not ordered:
+        raise ValueError(
+            f"{folder} is a dataset of another kind: it must be array_record, of text, or of "
+            "prompt and completion, all text, and may have an id, text or integer; "
+            f"got {info.file_format.value}: {kinds}"
+        )
+
+
+def _kind(feature: Any) -> str:
+    """Return what one value of a feature is, or the feature's own name if neither."""
+    kinds = {"O": "text", "i": "integer", "u": "integer"}
+    # A feature of many values has no one type.
+    letter = np.dtype(feature.np_dtype).kind if feature.shape == () else ""
+    return kinds.get(letter, type(feature).__name__)
+
+
+def _records(builder: Any, split: str, source: str) -> list[dict[str, Any]]:
+    """Return all examples of a split as TFDS keeps them.
+
+    Parsed here, since TFDS takes what a cut file holds for text that is empty.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    try:
+        data = builder.as_data_source(split, deserialize_method=raw)
+        read = data.__getitems__(range(len(data)))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{source} is damaged: {error}") from error
+    parse = tf_example_pb2.Example.FromString  # pyright: ignore (made at import)
+    examples, names = [parse(one).features.feature for one in read], list(builder.info.features)
+    columns = [_values(examples, name, source) for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(examples: Sequence[Any], name: str, source: str) -> list[Any]:
+    """Return the one value of a feature in every example, bytes or an integer."""
+    values = [[*one[name].bytes_list.value, *one[name].int64_list.value] for one in examples]
+    missing = [f"none in number {number}" for number, found in enumerate(values, 1) if not found]
+    parallel.refuse(f"{source} is damaged: every example must have its {name}", missing)
+    return [found[0] for found in values]
+
+
+def _sorted(records: Sequence[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """Return the records in the order of their ids and without them; as they are if none."""
+    if "id" not in records[0]:
+        return list(records)
+    counts = Counter(record["id"] for record in records)
+    repeated = [str(one) for one, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{source}: an id must come once, got more than once: {parallel.listed(repeated)}"
+        )
+    ordered = sorted(records, key=operator.itemgetter("id"))
+    return [{key: record[key] for key in record if key != "id"} for record in ordered]
+
+
+def _decoded(records: Sequence[Mapping[str, bytes]], source: str) -> list[dict[str, str]]:
+    """Return the records as text.
+
+    Raises:
+        ValueError: naming the first byte of each value that is not UTF-8.
+    """
+    texts, problems = [], []
+    for number, record in enumerate(records, 1):
+        try:
+            texts.append({key: value.decode() for key, value in record.items()})
+        except UnicodeDecodeError as error:
+            byte = f"byte {error.start + 1}: 0x{error.object[error.start]:02x}"
+            problems.append(f"example {number}, {byte}")
+    parallel.refuse(f"{source}: text must be UTF-8", problems)
+    return texts

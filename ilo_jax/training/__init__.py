@@ -1,0 +1,1 @@
+"""What a language model learns, and how well it does."""

@@ -1,0 +1,113 @@
+"""States of a training on disk: written while it goes on, whole or not at all."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from ilo_jax.activations.store import write_beside
+from ilo_jax.processes import together
+from ilo_jax.training.step import State
+
+Key = Mapping[str, Any]
+"""All that determines a training, as JSON."""
+
+
+class Checkpoints:
+    """The checkpoints of one training, the last few of them, in a folder.
+
+    Only what a step changes is in them; frozen weights are those of the model that the key
+    names. Orbax writes in the background into a folder that takes its name when it is whole,
+    so that a run may be killed at any moment.
+    """
+
+    def __init__(self, folder: Path, key: Key, *, keep: int = 2):
+        """Open a folder, making it if it is not there.
+
+        Args:
+            folder: of this training only.
+            key: kept beside the checkpoints.
+            keep: how many checkpoints stay.
+
+        Raises:
+            ValueError: if what is there is of another key, naming what differs.
+            OSError: if the folder cannot be written.
+        """
+        self.folder = folder.absolute()
+        together(lambda: _claim(self.folder, key), what=f"opening {folder}")
+        latest: Any = ocp.training.preservation_policies.LatestN(keep)
+        self._orbax = ocp.training.Checkpointer(
+            str(self.folder), preservation_policy=latest, cleanup_tmp_directories=True
+        )
+
+    def latest(self) -> int | None:
+        """Return the number of steps behind the last checkpoint; None if there is none."""
+        found = self._orbax.latest
+        return None if found is None else found.step
+
+    def restore(self, like: State) -> State:
+        """Return the last checkpoint.
+
+        Args:
+            like: a state of the same training; arrays are put where its arrays lie.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        shapes = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
+        )
+        try:
+            return State(**self._orbax.load(abstract_state=shapes._asdict()))
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f"the checkpoint in {self.folder} is damaged: {error}") from error
+
+    def save(self, state: State) -> None:
+        """Begin to write a state; what was begun before is finished first.
+
+        Raises:
+            OSError: if this or the one before cannot be written.
+        """
+        with _as_os_error(self.folder):
+            self._orbax.save_async(int(state.step), state._asdict())
+
+    def close(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            OSError: if it cannot be.
+        """
+        with _as_os_error(self.folder):
+            self._orbax.close()
+
+
+@contextmanager
+def _as_os_error(folder: Path) -> Iterator[None]:
+    """Say where it was that something could not be written; tensorstore's errors are many."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise OSError(f"cannot write a checkpoint in {folder}: {error}") from error
+
+
+def _claim(folder: Path, key: Key) -> None:
+    """Leave the key in a new folder, or refuse one of another key."""
+    file = folder / "key.json"
+    key = json.loads(json.dumps(key))
+    folder.mkdir(parents=True, exist_ok=True)
+    if not file.is_file():
+        if jax.process_index() == 0:
+            write_beside(file, lambda beside: beside.write_text(json.dumps(key, indent=2)))
+        return
+    there = json.loads(file.read_text())
+    differing = sorted(name for name in {*there, *key} if there.get(name) != key.get(name))
+    if differing:
+        shown = (f"{name} was {there.get(name)!r}, is {key.get(name)!r}" for name in differing)
+        raise ValueError(
+            f"the checkpoints in {folder} are of another training: {'; '.join(shown)}; remove "
+            "them, or choose another --workdir"
+        )

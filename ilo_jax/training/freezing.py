@@ -1,0 +1,186 @@
+"""Which weights train: rules over their paths that decide every one of them exactly once."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from ilo_jax.models.config import ModelConfig
+
+T = TypeVar("T")
+
+SHOWN = 10
+"""How many offenders an error names."""
+
+
+class Rule(NamedTuple):
+    """What becomes of the weights whose whole path a pattern fits."""
+
+    pattern: str
+    """A regular expression over paths such as "layers/3/attn/q/kernel"."""
+    frozen: bool
+
+
+def everything_trains() -> tuple[Rule, ...]:
+    """Return the rules of full fine-tuning."""
+    return (Rule(".*", frozen=False),)
+
+
+def selective(config: ModelConfig, *, blocks: int) -> tuple[Rule, ...]:
+    """Return the paper's selective freezing: embedding, first blocks, final norm and head stay.
+
+    Wilie et al. 2025 (arXiv 2503.11280), section 5, with `blocks` = 8. The number is literal
+    here: 8 freezes blocks 0 to 7, as the text and the released code's docstring say. The
+    code itself loops over `range(8 + 1)`, and so freezes block 8, too.
+
+    A head that is tied to the embedding is frozen with it. Of an encoder it freezes the same:
+    all that is added or done to embeddings, its first blocks, and its head.
+
+    Args:
+        config: of the model, causal or not.
+        blocks: how many of the first blocks do not train.
+
+    Raises:
+        ValueError: if nothing would be left to train, or `blocks` is negative.
+    """
+    if not 0 <= blocks < config.layers:
+        raise ValueError(f"blocks must be in [0, {config.layers - 1}] to be frozen, got {blocks}")
+    rules = [Rule("embed/.*", frozen=True)]
+    rules += [Rule(f"layers/{i}/.*", frozen=i < blocks) for i in range(config.layers)]
+    final = config.final_norm
+    rules += [Rule("norm/.*", frozen=True)] if final and (final.scale or final.bias) else []
+    return (*rules, *([Rule("head/.*", frozen=True)] if _has_own_weights(config) else []))
+
+
+def _has_own_weights(config: ModelConfig) -> bool:
+    head = config.head
+    parts = (head.bias, head.activation, head.norm, config.embedding.inner_dim)
+    return head.kind == "own" or (head.kind == "tied" and any(parts))
+
+
+def read_rules(text: str, config: ModelConfig) -> tuple[Rule, ...]:
+    """Return the rules of a description.
+
+    Args:
+        text: "none"; "paper:8", the paper's with so many blocks; or patterns of what is frozen,
+            separated by commas, such as "embed/.*,layers/[0-3]/.*": all else trains.
+        config: of the model.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if text == "none":
+        return everything_trains()
+    if found := re.fullmatch(r"paper:(\d+)", text):
+        return selective(config, blocks=int(found[1]))
+    patterns = [pattern.strip() for pattern in text.split(",")]
+    if not all(patterns) or text.startswith("paper"):
+        raise ValueError(f"freeze must be none, paper:BLOCKS or PATTERN,PATTERN; got {text!r}")
+    for pattern in patterns:
+        _compiled(pattern)
+    rest = "".join(f"(?!(?:{pattern})$)" for pattern in patterns)
+    return (*(Rule(pattern, frozen=True) for pattern in patterns), Rule(f"{rest}.*", frozen=False))
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+
+
+def frozen_mask(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, bool]:
+    """Return whether each weight is frozen.
+
+    Args:
+        paths: of all weights of a model.
+        rules: of which exactly one must fit each path.
+
+    Raises:
+        ValueError: naming the weights that no rule or several rules fit, and the rules that fit
+            none; or if nothing is left to train.
+    """
+    patterns = [_compiled(rule.pattern) for rule in rules]
+    fits = {path: [i for i, p in enumerate(patterns) if p.fullmatch(path)] for path in paths}
+    idle = set(range(len(rules))).difference(*fits.values())
+    problems = [
+        _named("no rule fits", [path for path, fit in fits.items() if not fit]),
+        _named("several rules fit", [path for path, fit in fits.items() if len(fit) > 1]),
+        _named("no weight is of", [rules[i].pattern for i in sorted(idle)]),
+    ]
+    if any(problems):
+        raise ValueError("; ".join(filter(None, problems)))
+    mask = {path: rules[fit[0]].frozen for path, fit in fits.items()}
+    if all(mask.values()):
+        raise ValueError("the rules freeze every weight: nothing is left to train")
+    return mask
+
+
+def _named(problem: str, offenders: Sequence[str]) -> str:
+    if not offenders:
+        return ""
+    more = f" and {len(offenders) - SHOWN} more" if len(offenders) > SHOWN else ""
+    return f"{problem} {', '.join(offenders[:SHOWN])}{more}"
+
+
+def split(
+    weights: Mapping[str, T], frozen: Mapping[str, bool]
+) -> tuple[dict[str, T], dict[str, T]]:
+    """Return the weights that train, and those that are frozen."""
+    trainable = {path: weight for path, weight in weights.items() if not frozen[path]}
+    return trainable, {path: weight for path, weight in weights.items() if frozen[path]}
+
+
+def lowest_block(config: ModelConfig, frozen: Mapping[str, bool]) -> int:
+    """Return how many of the first blocks are a fixed function of the tokens.
+
+    Hidden state number so many, the one before the lowest block that trains, never changes;
+    nothing is differentiated below it. It is 0 where the embedding trains.
+    """
+    trains = [path for path, is_frozen in frozen.items() if not is_frozen]
+    if any(path.startswith("embed/") for path in trains):
+        return 0
+    blocks = [int(path.split("/")[1]) for path in trains if path.startswith("layers/")]
+    # The final norm comes with the last block.
+    last = config.layers - any(path.startswith("norm/") for path in trains)
+    return min([last, *blocks])
+
+
+def describe(config: ModelConfig, frozen: Mapping[str, bool], sizes: Mapping[str, int]) -> str:
+    """Return what is frozen, in one line.
+
+    Args:
+        config: of the model.
+        frozen: whether each weight is.
+        sizes: of all weights, in parameters.
+    """
+    parts: dict[str, set[bool]] = {}
+    for path, is_frozen in frozen.items():
+        part = path.split("/")
+        name = f"block {part[1]}" if part[0] == "layers" else _PARTS[part[0]]
+        parts.setdefault(name, set()).add(is_frozen)
+    whole = [name for name, states in parts.items() if states == {True}]
+    partly = [f"part of {name}" for name, states in parts.items() if len(states) == 2]
+    if config.head.kind == "tied":
+        fate = "frozen" if frozen["embed/tokens/embedding"] else "trains"
+        partly.append(f"(the head is tied to the embedding and {fate} with it)")
+    count = sum(size for path, size in sizes.items() if frozen[path])
+    share = count / sum(sizes.values())
+    named = ", ".join([*_ranges(whole), *partly]) or "nothing"
+    return f"frozen: {named}: {count:,} of {sum(sizes.values()):,} parameters ({share:.0%})"
+
+
+_PARTS = {"embed": "embedding", "norm": "final norm", "head": "head"}
+
+
+def _ranges(names: Sequence[str]) -> list[str]:
+    """Return the names, consecutive blocks as one."""
+    blocks = [int(name.split()[1]) for name in names if name.startswith("block ")]
+    others = [name for name in names if not name.startswith("block ")]
+    runs: list[list[int]] = []
+    for block in sorted(blocks):
+        if runs and runs[-1][-1] == block - 1:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    named = [f"blocks {r[0]} to {r[-1]}" if len(r) > 1 else f"block {r[0]}" for r in runs]
+    return [*others[:1], *named, *others[1:]] if others[:1] == ["embedding"] else named + others

@@ -1,0 +1,151 @@
+"""The steps of a training, one after the other, to be stopped and continued at any of them."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from ilo_jax.processes import quiet
+from ilo_jax.training.checkpoints import Checkpoints
+from ilo_jax.training.step import Batch, Measures, State, Step, Weights
+
+
+class Logged(NamedTuple):
+    """What a step leaves."""
+
+    step: int
+    """Its number, from 1."""
+    loss: float
+    """Of its batch before the update, in nats."""
+    count: int
+    """Of what the loss is the mean of."""
+    gradient_norm: float
+    seconds: float
+    """Since the step before was through."""
+
+
+class Every(NamedTuple):
+    """How often something is done; always after the last step, too."""
+
+    evaluate: int
+    """Steps, and before the first; 0: never."""
+    save: int
+    """Steps; 0: only at the end, and where the run is told to stop."""
+
+
+def train(
+    step: Step,
+    state: State,
+    frozen: Weights,
+    batch: Callable[[int], Batch],
+    *,
+    steps: int,
+    every: Every,
+    checkpoints: Checkpoints,
+    log: Callable[[Logged], None],
+    evaluate: Callable[[int, State], None],
+) -> State:
+    """Return the state after the last step, or after the one at which SIGTERM told it to stop.
+
+    What is logged of a step is read only when the next one runs, so that the devices never wait.
+    Nothing is saved or evaluated before its loss has been seen to be finite.
+
+    Args:
+        step: taken again and again.
+        state: to start from, at any step; it is consumed.
+        frozen: the weights that do not train.
+        batch: gives that of a step, which is numbered from 0.
+        steps: how many there are in all.
+        every: how often to evaluate and save.
+        checkpoints: receive the states.
+        log: called once for each step, in order.
+        evaluate: called with a number of steps, and the state after them.
+
+    Raises:
+        FloatingPointError: naming the step whose loss or gradient is not finite.
+        OSError: if a checkpoint cannot be written.
+    """
+    begun = int(state.step)
+    if begun == 0 and every.evaluate:
+        evaluate(0, state)
+    reader = _Reader(log)
+    bar = tqdm(total=steps, initial=begun, desc="training", unit="step", disable=quiet())
+    with bar, _told_to_stop() as stop:
+        for number in range(begun, steps):
+            state, measures = step(state, frozen, batch(number))
+            reader.follow(number + 1, measures)
+            bar.update()
+            last = number + 1 == steps
+            if every.evaluate and (last or _due(number + 1, every.evaluate)):
+                reader.catch_up()
+                evaluate(number + 1, state)
+            # After the evaluation, so that a run that goes on from here has it behind it.
+            stopping = stop(number)
+            if last or stopping or _due(number + 1, every.save):
+                reader.catch_up()
+                checkpoints.save(state)
+            if stopping:
+                break
+    return state
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+class _Reader:
+    """Reads what steps measured, one step late."""
+
+    def __init__(self, log: Callable[[Logged], None]):
+        self.log = log
+        self.pending: tuple[int, Measures] | None = None
+        self.last = time.perf_counter()
+
+    def follow(self, step: int, measures: Measures) -> None:
+        """Take the measures of a step, and read those of the one before."""
+        self.catch_up()
+        self.pending = step, measures
+
+    def catch_up(self) -> None:
+        """Wait for the last step and log it."""
+        if self.pending is None:
+            return
+        step, measures = self.pending
+        self.pending = None
+        loss, count, norm = (array.item() for array in jax.device_get(measures))
+        now = time.perf_counter()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"step {step} diverged: loss {loss}, gradient norm {norm}; a smaller "
+                "learning_rate, a longer warmup or a smaller clip may help"
+            )
+        self.log(Logged(step, loss, count, norm, now - self.last))
+        self.last = now
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[Callable[[int], bool]]:
+    """Give a function that says, at each step, whether this job is being taken away.
+
+    Several processes agree on the step; JAX listens to SIGTERM for them. Only the main
+    thread of a process can listen by itself.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False
+        return
+    told = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield lambda step: told.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)

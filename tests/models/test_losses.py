@@ -1,0 +1,124 @@
+"""Losses against log-softmax in float64 loops, and against torch's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from ilo_jax.corpora.packing import Placed
+from ilo_jax.models import losses
+from ilo_jax.models.losses import next_token_losses, predicted
+from tests.models.variants import TOLERANCE
+
+CAUSAL = pytest.mark.parametrize("variant", ["llama-gqa", "gemma2-both"])
+
+
+@pytest.fixture(scope="module")
+def rows(packed) -> Placed:
+    """The packed rows, some tokens given."""
+    special = np.random.default_rng(2).random(packed.tokens.shape) < 0.3
+    return Placed(*(jnp.asarray(array) for array in (*packed[:3], special)))
+
+
+def final_of(model, rows: Placed):
+    return model(rows.tokens, rows.positions, rows.segments, tap=lambda hidden: hidden)[-1]
+
+
+def definition(logits: np.ndarray, rows: Placed) -> np.ndarray:
+    """Minus log p of the next token of each segment, in float64 loops."""
+    tokens, _, segments, special = map(np.asarray, rows)
+    expected = np.zeros(tokens.shape)
+    for row, seq in np.ndindex(tokens.shape):
+        last = seq + 1 == tokens.shape[1]
+        if last or segments[row, seq] == 0 or segments[row, seq + 1] != segments[row, seq]:
+            continue
+        if not special[row, seq + 1]:
+            scores = logits[row, seq].astype(np.float64)
+            log_total = scores.max() + np.log(np.exp(scores - scores.max()).sum())
+            expected[row, seq] = log_total - scores[tokens[row, seq + 1]]
+    return expected
+
+
+def test_what_is_predicted():
+    rows = Placed(
+        tokens=jnp.array([[5, 6, 7, 8, 9, 0], [5, 6, 7, 8, 9, 4]]),
+        positions=jnp.zeros((2, 6), int),
+        segments=jnp.array([[1, 1, 2, 2, 2, 0], [1, 2, 2, 2, 2, 1]]),
+        special=jnp.array([[0, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
+    )
+    # Of the second row, the ends are of one segment, but no neighbours.
+    expected = [[1, 0, 0, 1, 0, 0], [0, 1, 1, 1, 0, 0]]
+    np.testing.assert_array_equal(predicted(rows), np.array(expected, bool))
+
+
+@CAUSAL
+def test_losses_are_log_softmax_of_the_logits(ours, forward, packed, rows, variant):
+    states, logits = forward(ours(variant), packed)
+    found = np.asarray(next_token_losses(ours(variant), jnp.asarray(states[-1]), rows))
+    expected = definition(logits, rows)
+    assert (expected > 0).sum() > 30
+    np.testing.assert_array_equal(found == 0, expected == 0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * expected.max())
+
+
+@CAUSAL
+def test_losses_are_torchs(ours, forward, tiny, packed, sentences, rows, variant):
+    plain = rows._replace(special=jnp.zeros_like(rows.special))
+    final = jnp.asarray(forward(ours(variant), packed)[0][-1])
+    found = np.asarray(next_token_losses(ours(variant), final, plain))
+    for tokens, (row, where) in zip(sentences, packed.places, strict=True):
+        if len(tokens) == 1:
+            assert found[row, where] == 0
+            continue
+        ids = torch.from_numpy(tokens)[None]
+        with torch.no_grad():
+            expected = tiny(variant).torch(ids, labels=ids).loss.item()
+        assert found[row, where].sum() / (len(tokens) - 1) == pytest.approx(expected, rel=1e-5)
+
+
+def value_and_gradient(model, rows: Placed):
+    graph, state = nnx.split(model)
+
+    def total(state):
+        merged = nnx.merge(graph, state)
+        return next_token_losses(merged, final_of(merged, rows), rows).sum()
+
+    return jax.jit(jax.value_and_grad(total))(state)
+
+
+def test_parts_give_the_same_losses_and_gradients(ours, rows, monkeypatch):
+    model, (row, seq) = ours("llama-tied"), rows.tokens.shape
+    whole, gradient = value_and_gradient(model, rows)
+    held = []
+    logits = type(model).logits
+    monkeypatch.setattr(
+        type(model), "logits", lambda self, h: held.append(h.shape[:2]) or logits(self, h)
+    )
+    monkeypatch.setattr(losses, "SCORES", row * seq * model.config.vocab // 6)
+    value, found = value_and_gradient(model, rows)
+    assert {*held} == {(row, seq // 6)}
+    assert value == pytest.approx(float(whole), rel=1e-6)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(gradient), strict=True):
+        scale = float(jnp.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("seq", "scores", "parts"), [(12, 100, 1), (12, 101, 2), (12, 401, 6), (7, 101, 7), (4, 999, 4)]
+)
+def test_rows_are_cut_into_as_few_equal_parts_as_may_be(monkeypatch, seq, scores, parts):
+    """Of a prime number of positions, one at a time; and never less than one."""
+    monkeypatch.setattr(losses, "SCORES", 100)
+    assert losses._parts(seq, scores) == parts
+
+
+def test_float32_whatever_the_dtype_of_the_states(ours, rows):
+    final = jnp.ones((*rows.tokens.shape, 32), jnp.bfloat16)
+    assert next_token_losses(ours("llama-gqa"), final, rows).dtype == jnp.float32
+
+
+def test_a_bare_backbone_is_refused(ours, rows):
+    with pytest.raises(ValueError, match="it has no head for logits"):
+        next_token_losses(ours("llama-bare"), jnp.ones((*rows.tokens.shape, 32)), rows)
