@@ -123,7 +123,9 @@ class _Training:
     def _train(
         self, state: State, kept: Weights, model: Transformer, prefix: Prefix | None
     ) -> State:
-        config, setting, until = self.config, self.setting, int(state.step)
+        config, setting = self.config, self.setting
+        # A run that begins anew is evaluated before its first step, whatever stands there.
+        until = int(state.step) or -1
         board = Board(self.workdir / "tensorboard" if config.tensorboard else None)
         table = Table(self.workdir / "log.csv", LOGGED, until=until)
         watch = self.held_out and Watch(

@@ -31,8 +31,10 @@ class Table:
     def _rows(self, until: int) -> list[list[str]]:
         if not self.file.is_file():
             return []
-        with self.file.open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.reader(stream) if len(row) == len(self.columns)]
+        # Bytes: a kill may have come in the middle of a character.
+        whole, _, _ = self.file.read_bytes().rpartition(b"\n")
+        lines = csv.reader(io.StringIO(whole.decode(), newline=""))
+        rows = [row for row in lines if len(row) == len(self.columns)]
         return [row for row in rows[1:] if int(row[0]) <= until]
 
     def add(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -15,8 +15,9 @@ from ilo_jax import sharding
 from ilo_jax.corpora.text import read_examples
 from ilo_jax.models import parameters, repository
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.training import freezing
-from ilo_jax.training.batches import Order, Text, packed
+from ilo_jax.processes import share
+from ilo_jax.training import freezing, optimizers
+from ilo_jax.training.batches import Order, Text, own_slots, packed
 from ilo_jax.training.checkpoints import Key
 from ilo_jax.training.cost import Cost, step_cost
 from ilo_jax.training.examples import tokenized
@@ -92,6 +93,9 @@ def check(config: Config) -> None:
         for name, low in least.items()
         if getattr(config, name) < low
     ]
+    found += optimizers.schedule_errors(
+        config.learning_rate, warmup=config.warmup, steps=max(1, config.steps)
+    )
     if not config.text:
         found.append("text must be a file or folder to learn from, got none")
     if config.frozen_states not in ("", "memory", "disk"):
@@ -152,9 +156,10 @@ def prepare(config: Config) -> Setting:
             f"the text must fill the {order.batch} rows of a step, got {order.rows} of "
             f"{config.row_length} tokens ({len(tokens.tokens)} tokens in {examples.source})"
         )
+    mesh = sharding.make_mesh(model=config.model_parallel)
+    own_slots(order, share(mesh))
     shapes = parameters.shapes(parameters.abstract(model, dtype=jnp.float32))
     frozen = freezing.frozen_mask(shapes, freezing.read_rules(config.freeze, model))
-    mesh = sharding.make_mesh(model=config.model_parallel)
     sizes = {path: like.shape for path, like in shapes.items()}
     return Setting(folder, name, model, frozen, sizes, examples.hash, text, order, mesh)
 

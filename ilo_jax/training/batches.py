@@ -87,8 +87,8 @@ def own_slots(order: Order, part: Share) -> slice:
     places = part.count * part.width
     if order.part_rows % places:
         raise ValueError(
-            f"the {order.part_rows} rows computed at a time must be a multiple of the {places} "
-            "places along data of the mesh"
+            f"rows (or rows_at_once), computed at a time on {places} devices or groups of them, "
+            f"must be a multiple of {places}; got {order.part_rows}"
         )
     own = order.part_rows // part.count
     return slice(part.index * own, (part.index + 1) * own)

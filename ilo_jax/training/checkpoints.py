@@ -1,6 +1,7 @@
 """States of a training on disk: written while it goes on, whole or not at all."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,10 @@ from ilo_jax.training.step import State
 
 Key = Mapping[str, Any]
 """All that determines a training, as JSON."""
+
+TORN = "*.orbax-checkpoint-tmp"
+"""What Orbax calls a checkpoint that is not whole. It would clear them away itself, but in the
+background, and fail where nothing else is done with the folder."""
 
 
 class Checkpoints:
@@ -40,9 +45,7 @@ class Checkpoints:
         self.folder = folder.absolute()
         together(lambda: _claim(self.folder, key), what=f"opening {folder}")
         latest: Any = ocp.training.preservation_policies.LatestN(keep)
-        self._orbax = ocp.training.Checkpointer(
-            str(self.folder), preservation_policy=latest, cleanup_tmp_directories=True
-        )
+        self._orbax = ocp.training.Checkpointer(str(self.folder), preservation_policy=latest)
 
     def latest(self) -> int | None:
         """Return the number of steps behind the last checkpoint; None if there is none."""
@@ -73,7 +76,8 @@ class Checkpoints:
             OSError: if this or the one before cannot be written.
         """
         with _as_os_error(self.folder):
-            self._orbax.save_async(int(state.step), state._asdict())
+            # Orbax leaves a save out, unless forced, where the one before is still under way.
+            self._orbax.save_async(int(state.step), state._asdict(), force=True)
 
     def close(self) -> None:
         """Wait until all is written.
@@ -99,6 +103,9 @@ def _claim(folder: Path, key: Key) -> None:
     file = folder / "key.json"
     key = json.loads(json.dumps(key))
     folder.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        for torn in folder.glob(TORN):
+            shutil.rmtree(torn)
     if not file.is_file():
         if jax.process_index() == 0:
             write_beside(file, lambda beside: beside.write_text(json.dumps(key, indent=2)))

@@ -1,7 +1,7 @@
 """What a step of training costs, counted from shapes: the floor that no code goes below."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ilo_jax.models.config import ModelConfig
@@ -37,7 +37,8 @@ def step_cost(
 
     Each position of a row counts, padding too, and each pair of them in attention. The
     optimizer, norms and softmax are left out. (Kaplan et al. 2020, section 2.1, with
-    attention, and with the weights that do not train taken off.)
+    attention, and with the weights that do not train taken off.) Exact where blocks train or are
+    frozen whole, the first of them frozen; other rules may need a little less than it says.
 
     Args:
         config: of the model.
@@ -48,19 +49,66 @@ def step_cost(
         cached: whether the states of the frozen first blocks are there already.
         remat: whether blocks are computed again on the way back.
     """
-    tokens, lowest = rows * row_length, lowest_block(config, frozen)
-    blocks = [_block(config, i, row_length) * tokens for i in range(config.layers)]
-    head = 2 * tokens * config.vocab * (config.embedding.inner_dim or config.dim)
-    forward = sum(blocks[lowest if cached else 0 :]) + head
+    lowest, layers = lowest_block(config, frozen), range(config.layers)
     learnt = [path for path, is_frozen in frozen.items() if not is_frozen]
+    blocks = [_block(config, i, row_length) for i in layers]
+    scores = 2 * config.vocab * (config.embedding.inner_dim or config.dim)
+    # Between the table and the blocks, where they differ in width, and back again.
+    project = 2 * config.dim * (config.embedding.inner_dim or 0)
+    forward = sum(blocks[lowest if cached else 0 :]) + scores + project * (1 if cached else 2)
+    backward = _through_blocks(config, learnt, row_length)
+    if any(not path.startswith("head/") for path in learnt):
+        backward += scores + project
+    elif "head/project/kernel" in learnt:
+        backward += scores
+    if "embed/tokens/embedding" in learnt:
+        backward += project
+    if remat:
+        backward += sum(blocks[i] - _never_again(config, i) for i in layers[lowest:])
     kernels = sum(math.prod(shapes[path]) for path in learnt if path.endswith("kernel"))
     if config.head.kind == "tied" and "embed/tokens/embedding" in learnt:
         kernels += math.prod(shapes["embed/tokens/embedding"])
-    through = head if any(not path.startswith("head/") for path in learnt) else 0
-    backward = sum(blocks[lowest:]) * (1 + remat) + through + 2 * tokens * kernels
+    tokens = rows * row_length
+    return Cost(tokens * forward, tokens * (backward + 2 * kernels))
+
+
+def _through_blocks(config: ModelConfig, learnt: Sequence[str], row_length: int) -> int:
+    """Return the operations of the gradients of activations in blocks, for one token."""
+    below = any(path.startswith("embed/") for path in learnt)
+    train = [int(path.split("/")[1]) for path in learnt if path.startswith("layers/")]
+    lowest = 0 if below else min(train, default=config.layers)
+    through = range(lowest, config.layers)
     # Of the two products of attention both sides have a gradient.
-    backward += sum(_pairs(config, i, row_length) * tokens for i in range(lowest, config.layers))
-    return Cost(forward, backward)
+    whole = sum(_block(config, i, row_length) + _pairs(config, i, row_length) for i in through)
+    return whole if below or not through else whole - _entrance(config, lowest)
+
+
+def _entrance(config: ModelConfig, block: int) -> int:
+    """Return what it takes to go back from a block's first products to what enters it.
+
+    Nobody asks for that gradient in the lowest block that trains, unless a norm that trains
+    comes first.
+    """
+    this = config.blocks[block]
+    if this.norm_place in {"pre", "sandwich"} and (this.norm.scale or this.norm.bias):
+        return 0
+    attention = this.attention
+    width = (attention.heads + 2 * attention.kv_heads) * attention.head_dim
+    if this.parallel:
+        width += (2 if this.mlp.gated else 1) * this.mlp.dim
+    return 2 * config.dim * width
+
+
+def _never_again(config: ModelConfig, block: int) -> int:
+    """Return the products that no gradient in a block needs: those that are only added up."""
+    this = config.blocks[block]
+    final = block == config.layers - 1 and config.final_norm is not None
+    if this.norm_place != "pre" or final:
+        return 0
+    added = this.mlp.dim
+    if this.parallel:
+        added += this.attention.heads * this.attention.head_dim
+    return 2 * config.dim * added
 
 
 def _block(config: ModelConfig, block: int, row_length: int) -> int:

@@ -101,6 +101,9 @@ def frozen_mask(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, bool]:
     """
     patterns = [_compiled(rule.pattern) for rule in rules]
     fits = {path: [i for i, p in enumerate(patterns) if p.fullmatch(path)] for path in paths}
+    mask = {path: rules[fit[0]].frozen for path, fit in fits.items() if len(fit) == 1}
+    if len(mask) == len(fits) and all(mask.values()):
+        raise ValueError("the rules freeze every weight: nothing is left to train")
     idle = set(range(len(rules))).difference(*fits.values())
     problems = [
         _named("no rule fits", [path for path, fit in fits.items() if not fit]),
@@ -109,9 +112,6 @@ def frozen_mask(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, bool]:
     ]
     if any(problems):
         raise ValueError("; ".join(filter(None, problems)))
-    mask = {path: rules[fit[0]].frozen for path, fit in fits.items()}
-    if all(mask.values()):
-        raise ValueError("the rules freeze every weight: nothing is left to train")
     return mask
 
 
@@ -160,12 +160,12 @@ def describe(config: ModelConfig, frozen: Mapping[str, bool], sizes: Mapping[str
         parts.setdefault(name, set()).add(is_frozen)
     whole = [name for name, states in parts.items() if states == {True}]
     partly = [f"part of {name}" for name, states in parts.items() if len(states) == 2]
+    named = ", ".join([*_ranges(whole), *partly]) or "nothing"
     if config.head.kind == "tied":
         fate = "frozen" if frozen["embed/tokens/embedding"] else "trains"
-        partly.append(f"(the head is tied to the embedding and {fate} with it)")
+        named += f" (the head is tied to the embedding and {fate} with it)"
     count = sum(size for path, size in sizes.items() if frozen[path])
     share = count / sum(sizes.values())
-    named = ", ".join([*_ranges(whole), *partly]) or "nothing"
     return f"frozen: {named}: {count:,} of {sum(sizes.values()):,} parameters ({share:.0%})"
 
 

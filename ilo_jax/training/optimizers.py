@@ -10,17 +10,22 @@ from jax.sharding import Mesh, Sharding
 from ilo_jax.sharding import replicated
 
 
+def schedule_errors(peak: float, *, warmup: int, steps: int) -> list[str]:
+    """What makes a learning rate impossible, one sentence each; empty if nothing does."""
+    errors = [] if peak > 0 else [f"learning_rate must be positive, got {peak}"]
+    if not 0 <= warmup < steps:
+        errors.append(f"warmup must be in [0, {steps - 1}] for {steps} steps, got {warmup}")
+    return errors
+
+
 def warmup_cosine(peak: float, *, warmup: int, steps: int) -> optax.Schedule:
     """Return the learning rate of each step: a line up from 0 to `peak`, then a half cosine to 0.
 
     Raises:
-        ValueError: if the peak is not positive, or the warm-up does not leave a step.
+        ValueError: naming what `schedule_errors` finds.
     """
-    problems = [f"learning_rate must be positive, got {peak}"] if not peak > 0 else []
-    if not 0 <= warmup < steps:
-        problems.append(f"warmup must be in [0, {steps - 1}] for {steps} steps, got {warmup}")
-    if problems:
-        raise ValueError("; ".join(problems))
+    if errors := schedule_errors(peak, warmup=warmup, steps=steps):
+        raise ValueError("; ".join(errors))
     return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, steps)
 
 

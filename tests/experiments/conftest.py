@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +48,42 @@ def text(tmp_path_factory) -> Path:
         lines = ["".join(rng.choice(list("abcdefg hij"), 30)).strip() + "x" for _ in range(12)]
         (folder / f"{code}.txt").write_text("\n".join(lines) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory) -> Path:
+    """A folder with a random three-block Llama, tied, every weight perturbed, that reads bytes."""
+    folder = tmp_path_factory.mktemp("decoder")
+    alphabet = {byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}
+    words = Tokenizer(models.BPE(vocab=alphabet | {"<eos>": 0}, merges=[]))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>").save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(alphabet) + 1,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def paragraphs(tmp_path_factory) -> Path:
+    """A text of 120 paragraphs of made-up words."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(20)]
+    found = [" ".join(rng.choice(words, 25)) for _ in range(120)]
+    file = tmp_path_factory.mktemp("paragraphs") / "text.txt"
+    file.write_text("\n\n".join(found) + "\n")
+    return file
