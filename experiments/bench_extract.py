@@ -15,7 +15,6 @@ times_paper is how many times as fast as the paper's way, and of_products the sh
 time that the bare products take. With several devices, only the first is used.
 """
 
-import csv
 import logging
 import os
 import subprocess
@@ -34,6 +33,7 @@ from experiments import extractors, timing, torch_extractors
 from experiments.columns import columns
 from experiments.extract_work import RANDOM, Work, prepare
 from experiments.extractors import Found, Search
+from experiments.records import append_rows
 from experiments.states import Source
 from experiments.timing import Timed
 from ilo_jax.models.flops import forward_flops
@@ -162,16 +162,6 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     return columns([shown, *(["" if cell is None else str(cell) for cell in row] for row in cells)])
 
 
-def append(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Add rows to a table, which is made if it is not there."""
-    new = not file.is_file()
-    with file.open("a", newline="") as text:
-        writer = csv.DictWriter(text, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
 def problems() -> list[str]:
     """Return what is wrong with the flags taken together."""
     found = []
@@ -206,7 +196,7 @@ def run(scratch: Path) -> None:
     rows = list(compare(work, FLAGS.searchers))
     print(table(rows))
     file = Path(FLAGS.workdir) / "times.csv"
-    append(file, rows)
+    append_rows(file, COLUMNS, rows)
     print(f"added to {file}")
 
 

@@ -52,6 +52,16 @@ def read_table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def append_rows(file: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to a CSV file, which is made if it is not there."""
+    new = not file.is_file()
+    with file.open("a", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, header)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
 def _lines(rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)

@@ -72,10 +72,9 @@ def test_settings_of_ilo_that_cannot_be_are_refused_before_the_model_is_read(sou
 
 
 def test_states_that_are_not_finite_stop_the_run(held_out, model):
-    graph = np.asarray(model.layers[1].mlp.down.kernel[...]).copy()
-    graph[0, 0] = np.nan
+    kernel = model.layers[1].mlp.down.kernel[...].at[0, 0].set(np.nan)
     spoilt = hf.parameters.assembled(
-        model, hf.parameters.weights(model) | {"layers/1/mlp/down/kernel": graph}
+        model, hf.parameters.weights(model) | {"layers/1/mlp/down/kernel": kernel}
     )
     with pytest.raises(ValueError, match=r"tiny.*state"):
         judge(spoilt, held_out, name="tiny")
