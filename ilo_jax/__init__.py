@@ -1,31 +1,37 @@
 """Do the languages inside a model share one representation space?
 
-The measures, to be imported into other JAX code. Models, corpora and extraction are in
-`ilo_jax.models`, `ilo_jax.corpora` and `ilo_jax.activations`.
+The measures, to be imported into other JAX code. Models, corpora, extraction and fine-tuning are
+in `ilo_jax.models`, `ilo_jax.corpora`, `ilo_jax.activations` and `ilo_jax.training`.
 """
 
 from ilo_jax.metrics import (
+    ChoiceScores,
     IloScores,
     Neighbors,
     bridge,
     ceiling,
+    choices,
     gaussian,
     ilo,
     nearest,
     reach,
+    retrieval,
     tally,
     touched,
 )
 
 __all__ = [
+    "ChoiceScores",
     "IloScores",
     "Neighbors",
     "bridge",
     "ceiling",
+    "choices",
     "gaussian",
     "ilo",
     "nearest",
     "reach",
+    "retrieval",
     "tally",
     "touched",
 ]

@@ -9,15 +9,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from ilo_jax.activations.schedule import row_length
+from ilo_jax.activations.schedule import even_batches
 from ilo_jax.activations.taps import read, taken
-from ilo_jax.corpora.packing import Placed, Sentences, fill, joined, place, plan
+from ilo_jax.corpora.packing import Placed, Plan, Sentences, joined, place_whole
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
-from ilo_jax.processes import share
 from ilo_jax.sharding import replicated
 
 Pooled = Callable[[Transformer], Float[Array, "state lang sent dim"]]
@@ -45,18 +44,10 @@ def compiled_pooled(
         batch_tokens: positions computed at a time on each place along "data".
     """
     together = joined(sentences)
-    length = row_length(int(together.lengths.max()))
-    planned = plan(together.lengths, row_length=length)
-    rows = max(1, batch_tokens // length) * mesh.shape["data"]
-    planned = np.pad(planned, ((0, -len(planned) % rows), (0, 0)), constant_values=-1)
-    batches = [
-        _placed(together, part, length, mesh)
-        for part in planned.reshape(-1, rows, planned.shape[1])
-    ]
-    forward = _forward(config, mesh, segments=planned.shape[1], dtype=dtype)
-    row, segment = np.nonzero(planned >= 0)
-    order = np.argsort(planned[row, segment])
-    at = (row * planned.shape[1] + segment)[order]
+    parts = even_batches(together, batch_tokens=batch_tokens, places=mesh.shape["data"])
+    planned, batches = zip(*((plan, place_whole(rows, mesh)) for plan, rows in parts), strict=True)
+    at = _places(np.concatenate(planned))
+    forward = _forward(config, mesh, segments=planned[0].shape[1], dtype=dtype)
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def gathered(parts: list[Array]) -> Array:
@@ -67,10 +58,10 @@ def compiled_pooled(
     return lambda model: gathered([forward(nnx.state(model), batch) for batch in batches])
 
 
-def _placed(sentences: Sentences, planned: np.ndarray, length: int, mesh: Mesh) -> Placed:
-    part = share(mesh)
-    own = np.split(planned, part.count)[part.index]
-    return place(fill(sentences, own, row_length=length), mesh)
+def _places(planned: Plan) -> Int[np.ndarray, " sent"]:
+    """Return where each sentence is among all segments of all rows."""
+    row, segment = np.nonzero(planned >= 0)
+    return (row * planned.shape[1] + segment)[np.argsort(planned[row, segment])]
 
 
 def _forward(

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +90,29 @@ class Schedule(NamedTuple):
 def row_length(longest: int) -> int:
     """Return the row length for sentences up to `longest` tokens: a multiple of 128, from 256."""
     return max(256, -(-longest // 128) * 128)
+
+
+def even_batches(
+    sentences: Sentences, *, batch_tokens: int, places: int
+) -> Iterator[tuple[Plan, Rows]]:
+    """Yield rows of one length in batches of one shape, and what is in them: for small corpora.
+
+    As few batches as may be, none of them much emptier than the others; the last is made up by
+    padding.
+
+    Args:
+        sentences: of which every process has all.
+        batch_tokens: positions computed at a time on each place.
+        places: along "data", of all processes.
+    """
+    length = row_length(int(sentences.lengths.max(initial=1)))
+    planned = plan(sentences.lengths, row_length=length)
+    needed = math.ceil(len(planned) / places)
+    rows = places * math.ceil(needed / math.ceil(needed / max(1, batch_tokens // length)))
+    for start in range(0, len(planned), rows):
+        part = planned[start : start + rows]
+        part = np.pad(part, ((0, rows - len(part)), (0, 0)), constant_values=-1)
+        yield part, fill(sentences, part, row_length=length)
 
 
 def kinds(longest: int) -> list[tuple[int, ...]]:

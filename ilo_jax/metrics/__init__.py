@@ -1,20 +1,25 @@
 """Measures on arrays of hidden states; each takes arrays and returns a NamedTuple."""
 
 from ilo_jax.metrics.bridging import bridge, reach, touched
+from ilo_jax.metrics.choices import ChoiceScores, choices
 from ilo_jax.metrics.ilo import IloScores, check_settings, ilo, tally
 from ilo_jax.metrics.neighbors import Neighbors, nearest
 from ilo_jax.metrics.nulls import ceiling, gaussian
+from ilo_jax.metrics.retrieval import retrieval
 
 __all__ = [
+    "ChoiceScores",
     "IloScores",
     "Neighbors",
     "bridge",
     "ceiling",
     "check_settings",
+    "choices",
     "gaussian",
     "ilo",
     "nearest",
     "reach",
+    "retrieval",
     "tally",
     "touched",
 ]

@@ -1,7 +1,7 @@
 """How likely text is under a causal language model: in nats, and in bits per byte."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from ilo_jax import sharding
 from ilo_jax.activations.forward import naming_what_to_change
-from ilo_jax.activations.schedule import row_length
-from ilo_jax.corpora.packing import Placed, Plan, Rows, Sentences, as_sentences, fill, plan
+from ilo_jax.activations.schedule import even_batches
+from ilo_jax.corpora.packing import Placed, Sentences, as_sentences, place_whole
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.losses import next_token_losses
@@ -222,11 +222,11 @@ def compiled_likelihood(
     def likelihood(model: Transformer, sentences: Sentences) -> Float64[np.ndarray, " sent"]:
         refuse_unfit(sentences, config)
         state = nnx.state(model)
-        batches = _batches(sentences, batch_tokens=batch_tokens, places=mesh.shape["data"])
+        batches = even_batches(sentences, batch_tokens=batch_tokens, places=mesh.shape["data"])
         found = np.zeros(len(sentences.lengths), np.float64)
         for planned, rows in tqdm(batches, "likelihoods", leave=False, disable=quiet()):
             with naming_what_to_change(rows):
-                totals = np.asarray(step(state, _place(rows, mesh)))
+                totals = np.asarray(step(state, place_whole(rows, mesh)))
             row, segment = np.nonzero(planned >= 0)
             found[planned[row, segment]] = totals[row, segment]
         return found
@@ -250,27 +250,6 @@ def _of_segments(model: Transformer, rows: Placed) -> Float32[Array, "row segmen
     # A row has no more segments than tokens: one shape, however many it has.
     sums = partial(jax.ops.segment_sum, num_segments=losses.shape[1] + 1)
     return -jax.vmap(sums)(losses, rows.segments)[:, 1:]
-
-
-def _batches(
-    sentences: Sentences, *, batch_tokens: int, places: int
-) -> Iterator[tuple[Plan, Rows]]:
-    """Yield rows of one shape, the last made up by padding, and what is in them."""
-    length = row_length(int(sentences.lengths.max(initial=1)))
-    planned = plan(sentences.lengths, row_length=length)
-    # As few batches as may be, but none of them much emptier than the others.
-    needed = math.ceil(len(planned) / places)
-    rows = places * math.ceil(needed / math.ceil(needed / max(1, batch_tokens // length)))
-    for start in range(0, len(planned), rows):
-        part = planned[start : start + rows]
-        part = np.pad(part, ((0, rows - len(part)), (0, 0)), constant_values=-1)
-        yield part, fill(sentences, part, row_length=length)
-
-
-def _place(rows: Rows, mesh: Mesh) -> Placed:
-    """Return rows, all of which every process has, on the devices."""
-    along = sharding.along_data(mesh)
-    return Placed(*(jax.make_array_from_callback(a.shape, along, a.__getitem__) for a in rows))
 
 
 def predicted_tokens(sentences: Sentences) -> Int32[np.ndarray, " sent"]:

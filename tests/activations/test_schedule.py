@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from ilo_jax.activations import schedule as module
-from ilo_jax.activations.schedule import Block, Schedule, kinds, row_length, schedule, work
+from ilo_jax.activations.schedule import (
+    Block,
+    Schedule,
+    even_batches,
+    kinds,
+    row_length,
+    schedule,
+    work,
+)
 from ilo_jax.corpora.packing import Sentences, as_sentences, fill, plan
 
 LANGUAGES = (0, 3, 4, 9, 11, 12, 20)
@@ -224,3 +232,14 @@ def test_work_is_positions_and_pairs_of_rows():
     assert work(lengths, (16,)).tolist() == [3 * 16, 3 * 16**2]
     assert work(lengths, (6, 16)).tolist() == [6 + 2 * 16, 6**2 + 2 * 16**2]
     assert work(lengths[:1], (6, 16)).tolist() == [16, 16**2]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_tokens", "shapes"),
+    [(1, 256, [8]), (8, 256, [8]), (9, 256, [8, 8]), (9, 512, [16]), (17, 512, [16, 16])],
+)
+def test_batches_are_of_one_shape_and_even(count, batch_tokens, shapes):
+    sentences = as_sentences([[1] * 200] * count)
+    batches = list(even_batches(sentences, batch_tokens=batch_tokens, places=8))
+    assert [len(rows.tokens) for _, rows in batches] == shapes
+    assert sorted(i for planned, _ in batches for i in planned.ravel() if i >= 0) == [*range(count)]

@@ -207,7 +207,7 @@ def test_packing_batches_and_mesh_change_nothing(
 ):
     texts = rolling(TEXTS * 5, tokenizer)
     expected = likelihood(ours, texts)
-    monkeypatch.setattr(module, "row_length", lambda longest: row_length)
+    monkeypatch.setattr("ilo_jax.activations.schedule.row_length", lambda longest: row_length)
     mesh = make_mesh(data=data, model=model)
     other = hf.load(folder, mesh=mesh)
     settings = {"batch_tokens": batch_tokens, "dtype": jnp.float32}
@@ -216,17 +216,6 @@ def test_packing_batches_and_mesh_change_nothing(
     order = np.random.default_rng(0).permutation(30)
     shuffled = rolling([(TEXTS * 5)[i] for i in order], tokenizer)
     np.testing.assert_allclose(likelihood(ours, shuffled), expected[order], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_tokens", "shapes"),
-    [(1, 256, [8]), (8, 256, [8]), (9, 256, [8, 8]), (9, 512, [16]), (17, 512, [16, 16])],
-)
-def test_batches_are_of_one_shape_and_even(count, batch_tokens, shapes):
-    sentences = as_sentences([[1] * 200] * count)
-    batches = list(module._batches(sentences, batch_tokens=batch_tokens, places=8))
-    assert [len(rows.tokens) for _, rows in batches] == shapes
-    assert sorted(i for planned, _ in batches for i in planned.ravel() if i >= 0) == [*range(count)]
 
 
 def test_it_is_compiled_once_for_other_weights_and_texts(
