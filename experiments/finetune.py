@@ -28,6 +28,7 @@ from experiments.records import Board, Table
 from experiments.states import alone, surroundings
 from experiments.tuning import RECIPE, Config, Setting, describe, prepare, training_key
 from experiments.watch import Slice, Watch, read_slice
+from ilo_jax.activations.forward import naming_knobs
 from ilo_jax.activations.store import key_digest
 from ilo_jax.models import hf, parameters, repository
 from ilo_jax.models.transformer import Transformer
@@ -39,11 +40,16 @@ from ilo_jax.training.loop import Every, Logged, train
 from ilo_jax.training.prefix import Prefix, compute_prefix
 from ilo_jax.training.step import Batch, State, Step, Weights, begin, causal, make_step
 
+KNOBS = (
+    "fewer rows_at_once, remat=True, a shorter row_length, dtype=bfloat16, more frozen blocks, or "
+    "more devices to split the model over (model_parallel, fsdp)"
+)
+"""Of the configuration, where memory is short."""
 LOGGED = ("loss", "tokens", "gradient_norm", "learning_rate", "seconds")
 
 
-def finetune(config: Config, run: Run) -> Path:
-    """Run the whole job and return the folder of the model that comes out.
+def finetune(config: Config, run: Run) -> Path | None:
+    """Run the whole job and return the folder of the model; None if told to stop before.
 
     Raises:
         FloatingPointError: if the training diverges.
@@ -67,7 +73,8 @@ def finetune(config: Config, run: Run) -> Path:
                 f"{folder} is there, but the training that is to end in it has not ended; "
                 "remove it, or choose another --workdir"
             )
-        _Training(config, setting, run.workdir, checkpoints, held_out).run(folder)
+        if not _Training(config, setting, run.workdir, checkpoints, held_out).run(folder):
+            return None
         if jax.process_index() == 0:
             whole = {"config": dataclasses.asdict(config), "key": key, "ran_on": surroundings()}
             report.write_text(run.workdir / "config.json", json.dumps(whole, indent=2))
@@ -99,8 +106,8 @@ class _Training:
             self.schedule, weight_decay=config.weight_decay, clip=config.clip
         )
 
-    def run(self, folder: Path) -> None:
-        """Train to the end and save the model, or as far as one lets us."""
+    def run(self, folder: Path) -> bool:
+        """Train to the end and save the model; False if told to stop before."""
         config, setting = self.config, self.setting
         cached = bool(config.frozen_states and setting.lowest)
         say(describe(setting, cached=cached, remat=config.remat))
@@ -115,10 +122,11 @@ class _Training:
         state = self._train(state, kept, model, prefix)
         if int(state.step) < config.steps:
             say(f"stopped after step {int(state.step)}; start again to continue")
-            return
+            return False
         parameters.put(model, state.weights | kept)
         hf.save(model, folder, like=setting.folder)
         say(f"the model is in {folder}, what was measured beside it")
+        return True
 
     def _train(
         self, state: State, kept: Weights, model: Transformer, prefix: Prefix | None
@@ -143,18 +151,20 @@ class _Training:
             assert watch
             watch(step, parameters.assembled(model, state.weights | kept))
 
+        order, length = setting.order, setting.text.row_length
         try:
-            return train(
-                self._step(state),
-                state,
-                kept,
-                lambda number: self._batch(number, prefix),
-                steps=config.steps,
-                every=Every(config.evaluate, config.save),
-                checkpoints=self.checkpoints,
-                log=log,
-                evaluate=evaluate,
-            )
+            with naming_knobs(f"{order.part_rows} rows of {length} tokens", KNOBS):
+                return train(
+                    self._step(state),
+                    state,
+                    kept,
+                    lambda number: self._batch(number, prefix),
+                    steps=config.steps,
+                    every=Every(config.evaluate, config.save),
+                    checkpoints=self.checkpoints,
+                    log=log,
+                    evaluate=evaluate,
+                )
         except FloatingPointError as error:
             self.checkpoints.close()
             last = self.checkpoints.latest()

@@ -49,8 +49,8 @@ class Arm(NamedTuple):
     """base, full or frozen."""
     seed: int
     """0 for the base."""
-    train: Callable[[], Path]
-    """Gives its folder, after training where it has to be trained."""
+    train: Callable[[], Path | None]
+    """Gives its folder, after training where it has to be trained; None if told to stop."""
 
 
 def check(config: Config) -> None:
@@ -87,7 +87,7 @@ def arms(config: Config, run: Run, base: Path) -> list[Arm]:
 
 
 def compare(config: Config, run: Run) -> list[Judged]:
-    """Run the whole job and leave its files in the run folder.
+    """Run the whole job and leave its files in the run folder; if told to stop, only models.
 
     Raises:
         FloatingPointError: if a training diverges.
@@ -110,7 +110,11 @@ def compare(config: Config, run: Run) -> list[Judged]:
             f"trained must be one of the languages judged, {', '.join(languages)}; got "
             f"{config.trained!r}"
         )
-    found = [_judged(arm, config, run, held_out) for arm in arms(config, run, setting.folder)]
+    found = []
+    for arm in arms(config, run, setting.folder):
+        if (folder := arm.train()) is None:
+            return found
+        found.append(_judged(arm, folder, config, run, held_out))
     if jax.process_index() == 0:
         title = f"{setting.name}, {config.steps} steps of {setting.text.row_length} x {config.rows}"
         freezing_report.write(run.workdir, found, languages, trained=config.trained, title=title)
@@ -119,9 +123,8 @@ def compare(config: Config, run: Run) -> list[Judged]:
     return found
 
 
-def _judged(arm: Arm, config: Config, run: Run, held_out: Slice) -> Judged:
+def _judged(arm: Arm, folder: Path, config: Config, run: Run, held_out: Slice) -> Judged:
     """Return what is known of a model, measured now if it was not before."""
-    folder = arm.train()
     file = run.workdir / "judged" / f"{arm.name}-{arm.seed}-{_digest(folder, config, held_out)}.npz"
     if not file.is_file():
         mesh = make_mesh(model=config.model_parallel)

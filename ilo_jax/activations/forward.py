@@ -1,7 +1,7 @@
 """The compiled step of an extraction: packed rows in, what the taps take out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import jax
 from flax import nnx
@@ -67,9 +67,22 @@ def compiled_forward(
     return run
 
 
+def naming_what_to_change(rows: Rows) -> AbstractContextManager[None]:
+    """Say what to try where a device has too little memory to extract some rows.
+
+    Raises:
+        MemoryError: instead of JAX's own error.
+    """
+    return naming_knobs(
+        "{} rows of {} tokens".format(*rows.tokens.shape),
+        "a smaller batch_tokens, dtype=bfloat16 (and param_dtype), or more devices to split the "
+        "model over (model_parallel, fsdp)",
+    )
+
+
 @contextmanager
-def naming_what_to_change(rows: Rows) -> Iterator[None]:
-    """Say what to try where a device has too little memory for some rows.
+def naming_knobs(what: str, knobs: str) -> Iterator[None]:
+    """Say what was too much for the memory of a device, and what to try.
 
     Raises:
         MemoryError: instead of JAX's own error.
@@ -79,8 +92,4 @@ def naming_what_to_change(rows: Rows) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise MemoryError(
-            f"too little device memory for {rows.tokens.shape[0]} rows of {rows.tokens.shape[1]} "
-            "tokens; try a smaller batch_tokens, dtype=bfloat16 (and param_dtype), or more "
-            f"devices to split the model over (model_parallel, fsdp): {error}"
-        ) from error
+        raise MemoryError(f"too little device memory for {what}; try {knobs}: {error}") from error

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -192,6 +193,17 @@ def test_a_learning_rate_that_diverges_stops_and_keeps_what_was_good(config, tmp
     assert f"that of step {kept} stays" in str(error.value)
     assert f"step {kept + 1} diverged" in str(error.value)
     assert len(table(tmp_path / "log.csv")) == kept
+
+
+def test_too_little_memory_names_what_to_change(config, tmp_path, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(module, "make_step", lambda *_, **__: full)
+    with pytest.raises(
+        MemoryError, match=r"for 8 rows of 128 tokens; try fewer rows_at_once, remat"
+    ):
+        finetune(changed(config, evaluate=0), Run(tmp_path))
 
 
 @pytest.mark.parametrize(

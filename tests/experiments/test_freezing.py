@@ -102,6 +102,13 @@ def test_started_again_it_trains_and_judges_nothing_twice(config, workdir, monke
     assert "mean of the others" in output
 
 
+def test_told_to_stop_it_compares_nothing(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "finetune", lambda config, run: None)
+    monkeypatch.setattr(module, "_judged", lambda *_: "judged")
+    assert compare(config, Run(tmp_path)) == ["judged"]
+    assert not (tmp_path / "bits.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
