@@ -34,7 +34,7 @@ def test_python_blocks_run(capsys: pytest.CaptureFixture):
 def test_two_commands_do_the_set_up():
     assert COMMANDS[:2] == [
         "pip install -e '.[sample]' && python -m experiments.ilo --config=configs/ilo/sample.py",
-        "pip install -e '.[test]' && pytest",
+        "pip install -e '.[test]' && pytest -n 2",
     ]
 
 

@@ -42,7 +42,13 @@ def compiled_pooled(
         mesh: with an axis "data".
         dtype: to compute in.
         batch_tokens: positions computed at a time on each place along "data".
+
+    Raises:
+        ValueError: if the languages have different numbers of sentences.
     """
+    counts = [len(of_language.lengths) for of_language in sentences]
+    if len(set(counts)) != 1:
+        raise ValueError(f"every language must have as many sentences, got {counts}")
     together = joined(sentences)
     parts = even_batches(together, batch_tokens=batch_tokens, places=mesh.shape["data"])
     planned, batches = zip(*((plan, place_whole(rows, mesh)) for plan, rows in parts), strict=True)
