@@ -42,6 +42,10 @@ class Config(tuning.Config):
     """Steps between evaluations while a model learns; 0: none, only the final models are judged."""
 
 
+FIELDS = dataclasses.fields(tuning.Config)
+"""Of one training: how many are compared, and as what, has no bearing on it."""
+
+
 class Arm(NamedTuple):
     """One of the models that are compared."""
 
@@ -71,12 +75,10 @@ def arms(config: Config, run: Run, base: Path) -> list[Arm]:
     """Return what is compared, each trained below the run folder."""
 
     def trained(name: str, freeze: str, seed: int) -> Arm:
-        own = dataclasses.replace(
-            config,
-            freeze=freeze,
-            seed=seed,
-            frozen_folder=config.frozen_folder or str(run.workdir / "frozen-states"),
-        )
+        given = {field.name: getattr(config, field.name) for field in FIELDS}
+        given |= {"freeze": freeze, "seed": seed}
+        given["frozen_folder"] = config.frozen_folder or str(run.workdir / "frozen-states")
+        own = tuning.Config(**given)
         where = Run(run.workdir / f"{name}-{seed}", run.profile)
         return Arm(name, seed, lambda: finetune(own, where))
 

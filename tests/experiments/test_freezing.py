@@ -94,6 +94,8 @@ def test_the_models_are_folders_that_differ_where_they_trained(workdir, decoder)
 def test_started_again_it_trains_and_judges_nothing_twice(config, workdir, monkeypatch, capsys):
     before = (workdir / "ilo.csv").read_bytes(), (workdir / "bits.csv").read_bytes()
     monkeypatch.setattr(module, "judge", None)
+    compare(dataclasses.replace(config, trained=""), Run(workdir))
+    assert "(trained)" not in capsys.readouterr().out
     compare(config, Run(workdir))
     assert ((workdir / "ilo.csv").read_bytes(), (workdir / "bits.csv").read_bytes()) == before
     output = capsys.readouterr().out
