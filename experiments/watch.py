@@ -112,22 +112,15 @@ class Watch:
 
     def __call__(self, step: int, model: Transformer) -> None:
         """Judge a model after some steps."""
-        found, languages = (
-            judge(model, self.held_out, name=self.name),
-            self.held_out.corpus.languages,
-        )
+        languages = self.held_out.corpus.languages
+        found = judge(model, self.held_out, name=self.name)
         rows = zip(languages, *(array.tolist() for array in found.texts), strict=True)
         self.bits.add(step, [dict(zip(TEXT, row, strict=True)) for row in rows])
         self.ilo.add(step, interlingua(found.scores, languages))
         bits, best = found.texts.bits_per_byte, np.nanmean(found.scores.ilo, axis=1)
-        self.board.add(
-            step,
-            {
-                f"bits_per_byte/{language}": bit
-                for language, bit in zip(languages, bits, strict=True)
-            }
-            | {f"ilo/state_{state:02d}": value for state, value in enumerate(best)},
-        )
+        of_languages = zip(languages, bits.tolist(), strict=True)
+        self.board.add(step, {f"bits_per_byte/{language}": bit for language, bit in of_languages})
+        self.board.add(step, {f"ilo/{state:03d}": mean for state, mean in enumerate(best.tolist())})
         say(
             f"step {step}: {bits.mean():.3f} bits per byte (mean of {len(languages)} languages); "
             f"mean ILO highest at state {best.argmax()}, {best.max():.3f}"

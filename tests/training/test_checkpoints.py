@@ -1,7 +1,9 @@
+import gc
 import json
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import jax
@@ -103,6 +105,8 @@ def test_checkpoints_of_another_training_are_refused(tmp_path, other, message):
     assert json.loads((tmp_path / "c/key.json").read_text()) == KEY
 
 
+# Orbax leaves reads behind that end after the one that failed, in a loop that is closed by then.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", KEY)
     checkpoints.save(taken(state_of()))
@@ -112,6 +116,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match=r"checkpoint in .*c is damaged"):
         Checkpoints(tmp_path / "c", KEY).restore(state_of())
+    time.sleep(0.5)
+    gc.collect()
 
 
 def test_what_was_begun_when_a_run_was_killed_is_cleared_away(tmp_path):
