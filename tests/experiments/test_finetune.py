@@ -1,10 +1,7 @@
 import csv
 import json
-import os
 import random
-import resource
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -267,7 +264,8 @@ def test_killed_at_five_random_moments_it_ends_bit_equal(config, tmp_path):
     """SIGKILL, while steps are taken, checkpoints written and the model saved."""
     long = changed(config, steps=60, evaluate=25, save=7)
     rng, kills = random.Random(0), 0
-    finetune(long, Run(tmp_path / "whole"))
+    (whole,) = ended([start(command(long, tmp_path / "whole"))])
+    assert whole.returncode == 0, whole.stderr
     while kills < 5:
         process = start(command(long, tmp_path / "killed"))
         log = tmp_path / "killed/log.csv"
@@ -327,24 +325,19 @@ def test_two_processes_train_as_one(config, whole, tmp_path):
         )
 
 
-def limited() -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
-
 @pytest.mark.slow
 def test_a_full_disk_during_a_save_is_said_and_the_run_goes_on_later(config, whole, tmp_path):
     """Only the checkpoint is too large for the limit: log and evaluations fit."""
-    fields = changed(config)
-    process = subprocess.run(
-        [sys.executable, *command(fields, tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"},
-        preexec_fn=limited,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
+    _, script, *flags = command(config, tmp_path)
+    limited = (
+        "import resource, runpy, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+        f"sys.argv = ['x', *{flags!r}]\n"
+        f"runpy.run_module({script!r}, run_name='__main__')\n"
     )
+    devices = "--xla_force_host_platform_device_count=8"
+    (process,) = ended([start(["-c", limited], XLA_FLAGS=devices)])
     assert process.returncode == 1
     assert "error: cannot write a checkpoint in" in process.stderr, process.stderr
     assert not (tmp_path / "model").exists()
