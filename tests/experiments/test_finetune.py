@@ -119,7 +119,7 @@ def test_bits_per_byte_are_those_of_the_model_that_is_saved(whole, config, text)
         assert float(row["bits_per_byte"]) == pytest.approx(nats / np.log(2) / size, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.parametrize("kind", [pytest.param("memory", marks=pytest.mark.slow), "disk"])
 def test_kept_states_of_frozen_blocks_change_no_loss(whole, config, tmp_path, kind, capsys):
     finetune(changed(config, frozen_states=kind, evaluate=0), Run(tmp_path / "run"))
     assert "states of the 1 frozen blocks: " in capsys.readouterr().out
@@ -174,6 +174,7 @@ def test_a_training_that_has_ended_is_not_begun_again(config, whole, capsys, mon
     assert "has ended already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_seed_learns_in_another_order(config, whole, tmp_path):
     finetune(changed(config, seed=1, evaluate=0), Run(tmp_path))
     losses = [[row["loss"] for row in table(w / "log.csv")] for w in (whole, tmp_path)]

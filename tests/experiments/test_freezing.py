@@ -43,6 +43,7 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_all_arms_are_judged_alike(workdir, text):
     languages = sorted(file.stem for file in text.glob("*.txt"))
     arms = [("base", "0"), ("full", "0"), ("frozen", "0"), ("full", "1"), ("frozen", "1")]
@@ -59,6 +60,7 @@ def test_all_arms_are_judged_alike(workdir, text):
     assert all((workdir / name).read_bytes()[1:4] == b"PNG" for name in ("bits.png", "ilo.png"))
 
 
+@pytest.mark.slow
 def test_training_helps_and_the_whole_model_learns_most(workdir):
     """On text of the letters that it learnt, which the made-up languages share."""
     change = {
@@ -68,6 +70,7 @@ def test_training_helps_and_the_whole_model_learns_most(workdir):
     assert change["full"] < change["frozen"] < 0
 
 
+@pytest.mark.slow
 def test_frozen_layers_leave_their_states_as_they_were(workdir):
     """So their ILO, too: states 0 to 2 of the frozen arm are those of the base."""
     scores = table(workdir / "ilo.csv")
@@ -80,6 +83,7 @@ def test_frozen_layers_leave_their_states_as_they_were(workdir):
     assert any(of["full"][key] != of["base"][key] for key in below)
 
 
+@pytest.mark.slow
 def test_the_models_are_folders_that_differ_where_they_trained(workdir, decoder):
     before = load_file(decoder / "model.safetensors")
     for seed in (0, 1):
@@ -91,6 +95,7 @@ def test_the_models_are_folders_that_differ_where_they_trained(workdir, decoder)
         assert not any(np.array_equal(before[name], full[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_started_again_it_trains_and_judges_nothing_twice(config, workdir, monkeypatch, capsys):
     before = (workdir / "ilo.csv").read_bytes(), (workdir / "bits.csv").read_bytes()
     monkeypatch.setattr(module, "judge", None)

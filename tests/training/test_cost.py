@@ -147,6 +147,7 @@ def test_the_formula_is_the_program(tied, freeze, how):
     assert found == predicted(config, freeze, **how).total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "freeze", "how"),
     [

@@ -236,7 +236,7 @@ def assert_same_step(found: Run, expected: Run) -> None:
     assert farthest(found.weights[2], expected.weights[2]) <= SAME
 
 
-@pytest.mark.parametrize("parts", [1, 16])
+@pytest.mark.parametrize("parts", [1, pytest.param(16, marks=pytest.mark.slow)])
 def test_parts_of_a_batch_change_nothing(training, parts):
     """Though rows predict different numbers of tokens: the mean is of tokens, not of means."""
     full, rows = training("own", "none"), range(16)
@@ -296,8 +296,8 @@ def assert_moments_lie_as_their_weights(state: State) -> None:
 @pytest.mark.parametrize(
     ("model", "data", "split", "fsdp"),
     [
-        ("own", 8, 1, False),
-        ("tied", 4, 2, False),
+        pytest.param("own", 8, 1, False, marks=pytest.mark.slow),
+        pytest.param("tied", 4, 2, False, marks=pytest.mark.slow),
         ("own", 2, 4, False),
         ("tied", 4, 2, True),
     ],
