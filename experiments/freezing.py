@@ -101,7 +101,6 @@ def compare(config: Config, run: Run) -> list[Judged]:
     """
     check(config)
     setting = tuning.prepare(config)
-    tuning.prepare(dataclasses.replace(config, freeze="none"))
     mesh = make_mesh(model=config.model_parallel)
     held_out = read_slice(
         config, setting.folder, mesh, k=config.k, min_languages=config.min_languages
