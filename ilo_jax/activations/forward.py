@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import jax
-from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -43,26 +42,23 @@ def compiled_forward(
     Raises:
         MemoryError: here and when called, if a device has too little for it.
     """
-    like = parameters.abstract(model.config, dtype=dtype)
-    like.mesh = model.mesh
-    graph = nnx.graphdef(like)
+    assemble = parameters.assembler(model.config, mesh, dtype=dtype)
     along = {
         tap.name: sharding.along_data(mesh, axis=0 if tap.pooling == "tokens" else 1)
         for tap in taps
     }
 
-    def forward(state: nnx.State, rows: Placed) -> dict[str, Array]:
-        lowered = jax.tree.map(lambda weight: weight.astype(dtype), state)
-        return taken(nnx.merge(graph, lowered), rows, taps, count=segments)
+    def forward(weights: dict[str, Array], rows: Placed) -> dict[str, Array]:
+        return taken(assemble(weights), rows, taps, count=segments)
 
-    state = nnx.state(model)
+    weights = parameters.weights(model)
     step = jax.jit(forward, out_shardings=along)
     with naming_what_to_change(rows):
-        compiled = step.lower(state, place(rows, mesh)).compile()
+        compiled = step.lower(weights, place(rows, mesh)).compile()
 
     def run(rows: Rows) -> dict[str, Array]:
         with naming_what_to_change(rows):
-            return compiled(state, place(rows, mesh))
+            return compiled(weights, place(rows, mesh))
 
     return run
 

@@ -6,7 +6,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -61,7 +60,11 @@ def compiled_pooled(
         found = whole.reshape(len(whole), -1, whole.shape[-1])[:, at]
         return found.reshape(len(whole), len(sentences), -1, whole.shape[-1])
 
-    return lambda model: gathered([forward(nnx.state(model), batch) for batch in batches])
+    def pooled(model: Transformer) -> Array:
+        weights = parameters.weights(model)
+        return gathered([forward(weights, batch) for batch in batches])
+
+    return pooled
 
 
 def _places(planned: Plan) -> Int[np.ndarray, " sent"]:
@@ -72,15 +75,12 @@ def _places(planned: Plan) -> Int[np.ndarray, " sent"]:
 
 def _forward(
     config: ModelConfig, mesh: Mesh, *, segments: int, dtype: DTypeLike
-) -> Callable[[nnx.State, Placed], Array]:
+) -> Callable[[dict[str, Array], Placed], Array]:
     """Return the jitted function to the means of all states, "state row segment dim"."""
-    like = parameters.abstract(config, dtype=dtype)
-    like.mesh = mesh
-    graph = nnx.graphdef(like)
+    assemble = parameters.assembler(config, mesh, dtype=dtype)
     (tap,) = read("residual:mean", config)
 
-    def forward(state: nnx.State, rows: Placed) -> Array:
-        lowered = jax.tree.map(lambda weight: weight.astype(dtype), state)
-        return taken(nnx.merge(graph, lowered), rows, [tap], count=segments)[tap.name]
+    def forward(weights: dict[str, Array], rows: Placed) -> Array:
+        return taken(assemble(weights), rows, [tap], count=segments)[tap.name]
 
     return jax.jit(forward, out_shardings=replicated(mesh))

@@ -1,17 +1,14 @@
 """From the sentences of a corpus to the token ids that a model takes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ilo_jax.corpora.packing import Sentences, as_sentences
-from ilo_jax.corpora.parallel import Parallel
+from ilo_jax.corpora.packing import Sentences, as_sentences, joined
+from ilo_jax.corpora.parallel import Parallel, listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-SHOWN = 10
-"""How many offenders an error names."""
 
 
 def token_ids(
@@ -36,14 +33,44 @@ def token_ids(
             any token id that the model has no embedding for.
     """
     ids = [_tokenized(text, tokenizer, prefix) for text in corpus.sentences]
-    _refuse_lengths(corpus, ids, limit=limit)
-    highest = max(int(of_language.tokens.max()) for of_language in ids)
+    names = [
+        f"{language} sentence {number}"
+        for language, of_language in zip(corpus.languages, ids, strict=True)
+        for number in range(1, len(of_language.lengths) + 1)
+    ]
+    refuse_unfit(joined(ids), limit=limit, vocab=vocab, name=names.__getitem__)
+    return ids
+
+
+def refuse_unfit(
+    sentences: Sentences, *, limit: int | None, vocab: int, name: Callable[[int], str]
+) -> None:
+    """Refuse sentences that are not for a model.
+
+    Args:
+        sentences: of any number.
+        limit: how many positions the model has; None: any number.
+        vocab: how many embeddings the model has.
+        name: what messages call the sentence of an index.
+
+    Raises:
+        ValueError: naming the sentences with more than `limit` tokens or none, and
+            any token id that the model has no embedding for.
+    """
+    most = limit or math.inf
+    lengths = enumerate(sentences.lengths.tolist())
+    problems = [f"{name(i)}: {length} tokens" for i, length in lengths if not 1 <= length <= most]
+    if problems:
+        raise ValueError(
+            f"a sentence must have 1 to {most} tokens, the positions of the model; got:\n  "
+            + listed(problems, separator="\n  ")
+        )
+    highest = sentences.tokens.max(initial=0)
     if highest >= vocab:
         raise ValueError(
-            f"the tokenizer gives token id {highest}, but the model has embeddings for "
-            f"ids below {vocab}: the tokenizer is not this model's"
+            f"the tokenizer gives token id {highest}, but the model has embeddings for ids below "
+            f"{vocab}: the tokenizer is not this model's"
         )
-    return ids
 
 
 def _tokenized(text: Sequence[str], tokenizer: "PreTrainedTokenizerBase", prefix: str) -> Sentences:
@@ -55,20 +82,3 @@ def _tokenized(text: Sequence[str], tokenizer: "PreTrainedTokenizerBase", prefix
         verbose=False,
     )
     return as_sentences(found["input_ids"], found["special_tokens_mask"])
-
-
-def _refuse_lengths(corpus: Parallel, ids: Sequence[Sentences], *, limit: int | None) -> None:
-    most = limit or math.inf
-    problems = [
-        f"{language} sentence {number}: {length} tokens"
-        for language, of_language in zip(corpus.languages, ids, strict=True)
-        for number, length in enumerate(of_language.lengths.tolist(), 1)
-        if not 1 <= length <= most
-    ]
-    if problems:
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise ValueError(
-            f"a sentence must have 1 to {most} tokens, the positions of the model; got:\n  "
-            + "\n  ".join(problems[:SHOWN])
-            + more
-        )

@@ -1,6 +1,6 @@
 """The weights of a model by path, and how they lie on a mesh."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 from flax import nnx
@@ -57,6 +57,28 @@ def assembled(like: Transformer, arrays: Mapping[str, jax.Array]) -> Transformer
     """
     graph, state = nnx.split(like)
     return nnx.merge(graph, _filled(state, arrays))
+
+
+def assembler(
+    config: ModelConfig, mesh: AnyMesh, *, dtype: DTypeLike
+) -> Callable[[Mapping[str, jax.Array]], Transformer]:
+    """Return the function from all weights by path to the model that computes with them.
+
+    It is for use under `jax.jit`, with the weights an argument: then they are no part of what
+    is compiled, and a copy of them in `dtype` lives only as long as it is needed.
+
+    Args:
+        config: of the models.
+        mesh: on which the weights lie.
+        dtype: to compute in, whatever that of the weights.
+    """
+    like = abstract(config, dtype=dtype)
+    like.mesh = mesh
+
+    def assemble(arrays: Mapping[str, jax.Array]) -> Transformer:
+        return assembled(like, {path: array.astype(dtype) for path, array in arrays.items()})
+
+    return assemble
 
 
 def axis_counts(config: ModelConfig) -> dict[str, int]:

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Float64, Int, Int32
 from tqdm import tqdm
 
 from ilo_jax import sharding
+from ilo_jax.activations import tokens
 from ilo_jax.activations.forward import naming_what_to_change
 from ilo_jax.activations.schedule import even_batches
 from ilo_jax.corpora.packing import Placed, Sentences, as_sentences, place_whole
+from ilo_jax.corpora.parallel import listed
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.losses import next_token_losses
@@ -25,9 +26,6 @@ from ilo_jax.processes import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-SHOWN = 10
-"""How many offenders an error names."""
 
 Likelihood = Callable[[Transformer, Sentences], Float64[np.ndarray, " sent"]]
 """Gives the log-likelihoods of sentences under a model."""
@@ -135,8 +133,7 @@ def _prefix(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 def _refuse(what: str, problems: Sequence[str]) -> None:
     if problems:
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise ValueError(f"{what}; got:\n  " + "\n  ".join(problems[:SHOWN]) + more)
+        raise ValueError(f"{what}; got:\n  " + listed(problems, separator="\n  "))
 
 
 def _number(index: int) -> str:
@@ -157,16 +154,7 @@ def refuse_unfit(
         ValueError: naming the sentences with more tokens than the model has positions or none,
             and any token id that it has no embedding for.
     """
-    most = config.max_positions or math.inf
-    lengths = enumerate(sentences.lengths.tolist())
-    problems = [f"{name(i)}: {length} tokens" for i, length in lengths if not 1 <= length <= most]
-    _refuse(f"a sentence must have 1 to {most} tokens, the positions of the model", problems)
-    highest = sentences.tokens.max(initial=0)
-    if highest >= config.vocab:
-        raise ValueError(
-            f"the tokenizer gives token id {highest}, but the model has embeddings for ids below "
-            f"{config.vocab}: the tokenizer is not this model's"
-        )
+    tokens.refuse_unfit(sentences, limit=config.max_positions, vocab=config.vocab, name=name)
 
 
 def log_likelihoods(
@@ -210,23 +198,20 @@ def compiled_likelihood(
         ValueError: if models of this configuration are not causal, or have no head.
     """
     _refuse_without_likelihood(config)
-    like = parameters.abstract(config, dtype=dtype)
-    like.mesh = mesh
-    graph = nnx.graphdef(like)
+    assemble = parameters.assembler(config, mesh, dtype=dtype)
 
     @partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def step(state: nnx.State, rows: Placed) -> Array:
-        lowered = jax.tree.map(lambda weight: weight.astype(dtype), state)
-        return _of_segments(nnx.merge(graph, lowered), rows)
+    def step(weights: dict[str, jax.Array], rows: Placed) -> Array:
+        return _of_segments(assemble(weights), rows)
 
     def likelihood(model: Transformer, sentences: Sentences) -> Float64[np.ndarray, " sent"]:
         refuse_unfit(sentences, config)
-        state = nnx.state(model)
+        weights = parameters.weights(model)
         batches = even_batches(sentences, batch_tokens=batch_tokens, places=mesh.shape["data"])
         found = np.zeros(len(sentences.lengths), np.float64)
         for planned, rows in tqdm(batches, "likelihoods", leave=False, disable=quiet()):
             with naming_what_to_change(rows):
-                totals = np.asarray(step(state, place_whole(rows, mesh)))
+                totals = np.asarray(step(weights, place_whole(rows, mesh)))
             row, segment = np.nonzero(planned >= 0)
             found[planned[row, segment]] = totals[row, segment]
         return found

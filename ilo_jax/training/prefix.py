@@ -100,12 +100,10 @@ def _forward(
     config: ModelConfig, weights: Weights, mesh: Mesh, *, blocks: int, dtype: DTypeLike
 ) -> Callable[[Placed], Array]:
     """Return the jitted function from rows to the state after the first blocks."""
-    like = parameters.abstract(config, dtype=dtype)
-    like.mesh = mesh
+    assemble = parameters.assembler(config, mesh, dtype=dtype)
 
     def forward(weights: Weights, rows: Placed) -> Array:
-        arrays = {path: weight.astype(dtype) for path, weight in weights.items()}
-        model = parameters.assembled(like, arrays)
+        model = assemble(weights)
         hidden = model.begin(rows.tokens, rows.positions)
         return model.through(hidden, rows.positions, rows.segments, blocks=range(blocks))
 

@@ -125,12 +125,10 @@ def make_step(
         mesh: of all arrays.
         dtype: of the computation; weights, gradients and moments stay float32.
     """
-    abstract = parameters.abstract(config, dtype=dtype)
-    abstract.mesh = mesh
+    assemble = parameters.assembler(config, mesh, dtype=dtype)
 
     def total(weights: Weights, frozen: Weights, batch: Batch) -> tuple[Array, Array]:
-        arrays = {path: weight.astype(dtype) for path, weight in {**weights, **frozen}.items()}
-        found = loss(parameters.assembled(abstract, arrays), batch)
+        found = loss(assemble({**weights, **frozen}), batch)
         return found.sum, found.count
 
     def step(state: State, frozen: Weights, batch: Batch) -> tuple[State, Measures]:
