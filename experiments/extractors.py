@@ -27,6 +27,7 @@ from ilo_jax.activations.taps import Tap
 from ilo_jax.models import parameters
 from ilo_jax.models.config import AttentionConfig
 from ilo_jax.models.linear import matmul_precision
+from ilo_jax.models.spans import spans
 from ilo_jax.models.transformer import Transformer
 
 
@@ -152,7 +153,7 @@ def products(work: Work) -> Search:
     hidden = [random((rows, length, config.dim)) for rows, length in shapes]
     attentions = [block.attention for block in config.blocks]
     weights = [_kernels(work.model, f"layers/{i}/") for i in range(config.layers)]
-    multiply = jax.jit(partial(all_products, attentions=attentions))
+    multiply = jax.jit(partial(all_products, attentions=attentions, causal=config.causal))
 
     def search() -> Found:
         jax.block_until_ready([multiply(hidden[kind], weights) for kind, _ in batches])
@@ -174,18 +175,19 @@ def all_products(
     weights: Sequence[Mapping[str, jax.Array]],
     *,
     attentions: Sequence[AttentionConfig],
+    causal: bool,
 ) -> jax.Array:
     """Return a number that every product of every block has a part in."""
     update = jnp.zeros_like(hidden)
     for kernels, attention in zip(weights, attentions, strict=True):
         # A block waits for the one before, of which so little is added that nothing overflows.
         stream = hidden + jnp.asarray(1e-30, hidden.dtype) * update
-        update = block_products(stream, kernels, attention)
+        update = block_products(stream, kernels, attention, causal=causal)
     return update.sum(dtype=jnp.float32)
 
 
 def block_products(
-    hidden: jax.Array, kernels: Mapping[str, jax.Array], config: AttentionConfig
+    hidden: jax.Array, kernels: Mapping[str, jax.Array], config: AttentionConfig, *, causal: bool
 ) -> jax.Array:
     """Return what a block's matrices, and its products of tokens with tokens, make of a state."""
     precision = matmul_precision(hidden.dtype)
@@ -195,8 +197,11 @@ def block_products(
     batch, seq = hidden.shape[:2]
     key, value = (x.reshape(batch, seq, config.kv_heads, -1) for x in (key, value))
     query = query.reshape(batch, seq, config.kv_heads, -1, config.head_dim)
-    scores = product("bqhgd,bkhd->bhgqk", query, key).astype(hidden.dtype)
-    mixed = product("bhgqk,bkhd->bqhgd", scores, value).astype(hidden.dtype)
+    parts = []
+    for rows, seen in spans(seq, causal=causal, window=config.window):
+        scores = product("bqhgd,bkhd->bhgqk", query[:, rows], key[:, seen]).astype(hidden.dtype)
+        parts.append(product("bhgqk,bkhd->bqhgd", scores, value[:, seen]).astype(hidden.dtype))
+    mixed = jnp.concatenate(parts, axis=1)
     hidden = multiply(mixed.reshape(batch, seq, -1), kernels["attn/o/kernel"])
     neurons = multiply(hidden, kernels["mlp/up/kernel"])
     if "mlp/gate/kernel" in kernels:

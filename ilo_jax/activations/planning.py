@@ -8,12 +8,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ilo_jax.activations.schedule import Batch, Schedule, kinds, schedule, work
+from ilo_jax.activations.schedule import Batch, Schedule, kinds, rows_needed, schedule
 from ilo_jax.activations.store import Store
 from ilo_jax.activations.taps import Tap
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.flops import block_weights
+from ilo_jax.models.flops import block_weights, pair_flops
 from ilo_jax.processes import gathered, largest
 
 PAIRS_SLOWER = {"cpu": 3}
@@ -79,13 +79,22 @@ def _row_lengths(config: ModelConfig, sentences: Mapping[int, Sentences]) -> tup
     lengths = np.concatenate([np.ones(1, np.int32), *(s.lengths for s in sentences.values())])
     (longest,) = largest([int(lengths.max())])
     choices = kinds(longest)
-    done = gathered(np.stack([work(lengths, choice) for choice in choices])).sum(axis=0)
-    weights = sum(block_weights(block, dim=config.dim) for block in config.blocks)
-    heads = sum(block.attention.heads * block.attention.head_dim for block in config.blocks)
-    slower = PAIRS_SLOWER.get(jax.default_backend(), 1)
-    cost = done @ np.array([2 * weights, 4 * heads * slower])
+    costs = {length: _row_cost(config, length) for length in sorted({*sum(choices, ())})}
+    own = [
+        sum(n * costs[length] for n, length in zip(rows_needed(lengths, each), each, strict=True))
+        for each in choices
+    ]
+    cost = gathered(np.array(own, np.float32)).sum(axis=0)
     more = np.array([len(choice) - 1 for choice in choices])
     return choices[int(np.argmin(cost * (1 + WORTH * more)))]
+
+
+def _row_cost(config: ModelConfig, length: int) -> int:
+    """Return what a row takes, in operations of matrices of weights."""
+    slower = PAIRS_SLOWER.get(jax.default_backend(), 1)
+    weights = sum(block_weights(block, dim=config.dim) for block in config.blocks)
+    pairs = sum(pair_flops(block, length, causal=config.causal) for block in config.blocks)
+    return 2 * weights * length + slower * pairs
 
 
 def steps_of(plan: Schedule) -> list[Step]:

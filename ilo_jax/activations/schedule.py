@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Int32
 
 from ilo_jax.corpora.packing import Plan, Rows, Sentences, fill, joined, plan
 
@@ -127,17 +127,14 @@ def kinds(longest: int) -> list[tuple[int, ...]]:
     return [(*lengths, whole) for lengths in some]
 
 
-def work(lengths: Int32[np.ndarray, " sent"], row_lengths: Sequence[int]) -> Float[np.ndarray, "2"]:
-    """Return how many positions are computed, and how many pairs of positions of a row.
+def rows_needed(lengths: Int32[np.ndarray, " sent"], row_lengths: Sequence[int]) -> list[int]:
+    """Return how many rows of each kind sentences take.
 
     Args:
         lengths: tokens of each sentence.
-        row_lengths: of each kind of row, in tokens.
+        row_lengths: of each kind of row, in tokens, shortest first.
     """
-    plans = _plans(lengths, row_lengths)
-    positions = [len(rows) * length for rows, length in zip(plans, row_lengths, strict=True)]
-    pairs = [some * length for some, length in zip(positions, row_lengths, strict=True)]
-    return np.array([sum(positions), sum(pairs)], np.float32)
+    return [len(plan) for plan in _plans(lengths, row_lengths)]
 
 
 def schedule(

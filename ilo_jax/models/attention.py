@@ -10,20 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from ilo_jax.models.config import AttentionConfig, Rope
 from ilo_jax.models.linear import linear, matmul_precision
 from ilo_jax.models.norm import Normalize
 from ilo_jax.models.rope import Rotation, rotate, rotation, segment_lengths
+from ilo_jax.models.spans import Span, spans
 
 
 class Layout(NamedTuple):
     """Where the tokens of packed rows are, seen by every kind of attention of a model."""
 
     positions: Int[Array, "batch seq"]
-    masks: dict[int | None, Bool[Array, "batch seq seq"]]
-    """By window: who may attend to whom, True at [b, q, k]."""
+    masks: dict[int | None, list[tuple[Span, Bool[Array, "batch query key"]]]]
+    """By window, for each span of a row: who may attend to whom, True at [b, q, k]."""
     rotations: dict[Rope | None, Rotation | None]
 
 
@@ -39,7 +40,7 @@ def layout(
     same = segments[:, :, None] == segments[:, None, :]
     lengths = segment_lengths(positions, same)
     masks = {
-        window: segment_mask(same, causal=causal, window=window)
+        window: _by_span(segment_mask(same, causal=causal, window=window), causal, window)
         for window in dict.fromkeys(kind.window for kind in kinds)
     }
     rotations = {
@@ -47,6 +48,13 @@ def layout(
         for rope in dict.fromkeys(kind.rope for kind in kinds)
     }
     return Layout(positions, masks, rotations)
+
+
+def _by_span(
+    mask: Bool[Array, "batch seq seq"], causal: bool, window: int | None
+) -> list[tuple[Span, Bool[Array, "batch query key"]]]:
+    found = spans(mask.shape[1], causal=causal, window=window)
+    return [(span, mask[:, span.queries, span.keys]) for span in found]
 
 
 def segment_mask(
@@ -91,32 +99,64 @@ def attend(
 ) -> Float[Array, "batch seq head dim"]:
     """Scaled dot-product attention; consecutive query heads share a key/value head.
 
-    Scores and softmax are float32 whatever the dtype of the arguments.
+    Scores and softmax are float32 whatever the dtype of the arguments. Each span of queries
+    meets the keys that it may see, and no others.
     """
     batch, seq, head, dim = query.shape
-    kv = key.shape[2]
+    # One product for all the query heads of a key/value head, on the rows that BLAS wants.
+    queries = jnp.moveaxis(query.reshape(batch, seq, key.shape[2], -1, dim), 1, 3)
+    keys, values = jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)
+    parts = []
+    for span, mask in at.masks[config.window]:
+        some = queries[..., span.queries, :], keys[:, :, span.keys], values[:, :, span.keys]
+        parts.append(_attend(*some, _bias(at.positions, span, mask, config), config=config))
+    mixed = jnp.moveaxis(jnp.concatenate(parts, axis=3), 3, 1)
+    return mixed.astype(value.dtype).reshape(batch, seq, head, dim)
+
+
+def _attend(
+    queries: Float[Array, "batch kv group query dim"],
+    keys: Float[Array, "batch kv key dim"],
+    values: Float[Array, "batch kv key dim"],
+    bias: Float32[Array, "batch #kv #group query key"],
+    *,
+    config: AttentionConfig,
+) -> Float32[Array, "batch kv group query dim"]:
+    """Return the mix of values for each query, the bias added to its scores."""
+    batch, kv, group, query, dim = queries.shape
     product = functools.partial(
         jnp.einsum,
-        precision=matmul_precision(query.dtype),
+        precision=matmul_precision(queries.dtype),
         preferred_element_type=jnp.float32,
     )
-    # One product for all the query heads of a key/value head, on the rows that BLAS wants.
-    queries = jnp.moveaxis(query.reshape(batch, seq, kv, -1, dim), 1, 3)
-    keys, values = jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)
     scores = product("bhqd,bhkd->bhqk", queries.reshape(batch, kv, -1, dim), keys)
-    scores = scores.reshape(batch, kv, -1, seq, seq) * np.float32(config.scale)
+    scores = scores.reshape(batch, kv, group, query, -1) * np.float32(config.scale)
     if config.softcap is not None:
         scores = config.softcap * jnp.tanh(scores / config.softcap)
-    if config.alibi:
-        distance = at.positions[:, :, None] - at.positions[:, None, :]
-        slopes = jnp.asarray(alibi_slopes(head)).reshape(1, kv, -1, 1, 1)
-        scores -= slopes * distance[:, None, None].astype(jnp.float32)
-    # Added rather than chosen: softmax then runs up to twice as fast on CPUs.
-    scores += jnp.where(at.masks[config.window], 0, -jnp.inf)[:, None, None]
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = product("bhqk,bhkd->bhqd", weights.reshape(batch, kv, -1, seq), values)
-    mixed = jnp.moveaxis(mixed.reshape(batch, kv, -1, seq, dim), 3, 1)
-    return mixed.astype(value.dtype).reshape(batch, seq, head, dim)
+    scores += bias
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    flat = weights.astype(values.dtype).reshape(batch, kv, group * query, -1)
+    mixed = product("bhqk,bhkd->bhqd", flat, values).reshape(queries.shape)
+    # Divided last: there are fewer dimensions than keys.
+    return mixed / weights.sum(-1, keepdims=True)
+
+
+def _bias(
+    positions: Int[Array, "batch seq"],
+    span: Span,
+    mask: Bool[Array, "batch query key"],
+    config: AttentionConfig,
+) -> Float32[Array, "batch #kv #group query key"]:
+    """Return what is added to the scores of a span: -inf where there is nothing to see.
+
+    Added rather than chosen: softmax then runs up to twice as fast on CPUs.
+    """
+    bias = jnp.where(mask, jnp.float32(0), -jnp.inf)[:, None, None]
+    if not config.alibi:
+        return bias
+    away = positions[:, span.queries, None] - positions[:, None, span.keys]
+    slopes = jnp.asarray(alibi_slopes(config.heads)).reshape(1, config.kv_heads, -1, 1, 1)
+    return bias - slopes * away[:, None, None].astype(jnp.float32)
 
 
 class Attention(nnx.Module):

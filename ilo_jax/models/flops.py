@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ilo_jax.models.config import BlockConfig, ModelConfig
+from ilo_jax.models.spans import compared
 
 
 def block_weights(block: BlockConfig, *, dim: int) -> int:
@@ -11,6 +12,19 @@ def block_weights(block: BlockConfig, *, dim: int) -> int:
     attention = block.attention
     heads = 2 * attention.heads + 2 * attention.kv_heads
     return dim * (heads * attention.head_dim + (3 if block.mlp.gated else 2) * block.mlp.dim)
+
+
+def pair_flops(block: BlockConfig, row_length: int, *, causal: bool) -> int:
+    """Return the operations of attention's products of tokens with tokens, for a row of a block.
+
+    Args:
+        block: of a model.
+        row_length: in tokens.
+        causal: whether a token sees only itself and those before it.
+    """
+    attention = block.attention
+    pairs = compared(row_length, causal=causal, window=attention.window)
+    return 4 * attention.heads * attention.head_dim * pairs
 
 
 def forward_flops(config: ModelConfig, lengths: Int[np.ndarray, " sent"]) -> int:

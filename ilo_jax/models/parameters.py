@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from ilo_jax import sharding
@@ -60,7 +60,7 @@ def assembled(like: Transformer, arrays: Mapping[str, jax.Array]) -> Transformer
 
 
 def assembler(
-    config: ModelConfig, mesh: AnyMesh, *, dtype: DTypeLike
+    config: ModelConfig, mesh: Mesh, *, dtype: DTypeLike
 ) -> Callable[[Mapping[str, jax.Array]], Transformer]:
     """Return the function from all weights by path to the model that computes with them.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.flops import block_weights
+from ilo_jax.models.flops import block_weights, pair_flops
 from ilo_jax.training.freezing import lowest_block
 
 
@@ -35,10 +35,11 @@ def step_cost(
 ) -> Cost:
     """Return the operations of one step of a causal language model.
 
-    Each position of a row counts, padding too, and each pair of them in attention. The
-    optimizer, norms and softmax are left out. (Kaplan et al. 2020, section 2.1, with
-    attention, and with the weights that do not train taken off.) Exact where blocks train or are
-    frozen whole, the first of them frozen; other rules may need a little less than it says.
+    Each position of a row counts, padding too, and in attention each pair of them that is
+    compared (`models.spans`). The optimizer, norms and softmax are left out. (Kaplan et al. 2020,
+    section 2.1, with attention, and with the weights that do not train taken off.) Exact where
+    blocks train or are frozen whole, the first of them frozen; other rules may need a little less
+    than it says.
 
     Args:
         config: of the model.
@@ -52,9 +53,9 @@ def step_cost(
     lowest, layers = lowest_block(config, frozen), range(config.layers)
     learnt = [path for path, is_frozen in frozen.items() if not is_frozen]
     blocks = [_block(config, i, row_length) for i in layers]
-    scores = 2 * config.vocab * (config.embedding.inner_dim or config.dim)
+    scores = 2 * row_length * config.vocab * (config.embedding.inner_dim or config.dim)
     # Between the table and the blocks, where they differ in width, and back again.
-    project = 2 * config.dim * (config.embedding.inner_dim or 0)
+    project = 2 * row_length * config.dim * (config.embedding.inner_dim or 0)
     forward = sum(blocks[lowest if cached else 0 :]) + scores + project * (1 if cached else 2)
     backward = _through_blocks(config, learnt, row_length)
     if any(not path.startswith("head/") for path in learnt):
@@ -64,27 +65,26 @@ def step_cost(
     if "embed/tokens/embedding" in learnt:
         backward += project
     if remat:
-        backward += sum(blocks[i] - _never_again(config, i) for i in layers[lowest:])
+        backward += sum(blocks[i] - row_length * _never_again(config, i) for i in layers[lowest:])
     kernels = sum(math.prod(shapes[path]) for path in learnt if path.endswith("kernel"))
     if config.head.kind == "tied" and "embed/tokens/embedding" in learnt:
         kernels += math.prod(shapes["embed/tokens/embedding"])
-    tokens = rows * row_length
-    return Cost(tokens * forward, tokens * (backward + 2 * kernels))
+    return Cost(rows * forward, rows * (backward + 2 * row_length * kernels))
 
 
 def _through_blocks(config: ModelConfig, learnt: Sequence[str], row_length: int) -> int:
-    """Return the operations of the gradients of activations in blocks, for one token."""
+    """Return the operations of the gradients of activations in blocks, for one row."""
     below = any(path.startswith("embed/") for path in learnt)
     train = [int(path.split("/")[1]) for path in learnt if path.startswith("layers/")]
     lowest = 0 if below else min(train, default=config.layers)
     through = range(lowest, config.layers)
     # Of the two products of attention both sides have a gradient.
     whole = sum(_block(config, i, row_length) + _pairs(config, i, row_length) for i in through)
-    return whole if below or not through else whole - _entrance(config, lowest)
+    return whole if below or not through else whole - row_length * _entrance(config, lowest)
 
 
 def _entrance(config: ModelConfig, block: int) -> int:
-    """Return what it takes to go back from a block's first products to what enters it.
+    """Return what it takes a token to go back from a block's first products to what enters it.
 
     Nobody asks for that gradient in the lowest block that trains, unless a norm that trains
     comes first.
@@ -100,7 +100,7 @@ def _entrance(config: ModelConfig, block: int) -> int:
 
 
 def _never_again(config: ModelConfig, block: int) -> int:
-    """Return the products that no gradient in a block needs: those that are only added up."""
+    """Return what no gradient in a block needs of a token: products that are only added up."""
     this = config.blocks[block]
     final = block == config.layers - 1 and config.final_norm is not None
     if this.norm_place != "pre" or final:
@@ -112,11 +112,10 @@ def _never_again(config: ModelConfig, block: int) -> int:
 
 
 def _block(config: ModelConfig, block: int, row_length: int) -> int:
-    """Return the operations of a block for one token."""
+    """Return the operations of a block for one row."""
     weights = block_weights(config.blocks[block], dim=config.dim)
-    return 2 * weights + _pairs(config, block, row_length)
+    return 2 * weights * row_length + _pairs(config, block, row_length)
 
 
 def _pairs(config: ModelConfig, block: int, row_length: int) -> int:
-    attention = config.blocks[block].attention
-    return 4 * attention.heads * attention.head_dim * row_length
+    return pair_flops(config.blocks[block], row_length, causal=config.causal)

@@ -11,8 +11,8 @@ from ilo_jax.activations.schedule import (
     even_batches,
     kinds,
     row_length,
+    rows_needed,
     schedule,
-    work,
 )
 from ilo_jax.corpora.packing import Sentences, as_sentences, fill, plan
 
@@ -227,11 +227,11 @@ def test_short_rows_are_powers_of_two_beside_the_whole():
     assert kinds(300) == [(384,), (64, 384), (128, 384), (256, 384), *pairs]
 
 
-def test_work_is_positions_and_pairs_of_rows():
+def test_rows_that_sentences_need():
     lengths = np.array([16, 3, 3, 2, 9], np.int32)
-    assert work(lengths, (16,)).tolist() == [3 * 16, 3 * 16**2]
-    assert work(lengths, (6, 16)).tolist() == [6 + 2 * 16, 6**2 + 2 * 16**2]
-    assert work(lengths[:1], (6, 16)).tolist() == [16, 16**2]
+    assert rows_needed(lengths, (16,)) == [3]
+    assert rows_needed(lengths, (6, 16)) == [1, 2]
+    assert rows_needed(lengths[:1], (6, 16)) == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 import dataclasses
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jaxtyping import Array
 
-from ilo_jax.models import attention
+from ilo_jax.models import attention, spans
 from ilo_jax.models.attention import Attention, alibi_slopes, attend, layout, segment_mask
 from ilo_jax.models.config import AttentionConfig, Norm, Rope
+from ilo_jax.models.spans import Span
 
 TOLERANCE = 1e-6
 
@@ -17,6 +21,11 @@ POSITIONS = np.array([[0, 1, 0, 1, 2, 3, 4, 0], [0, 0, 0, 1, 0, 1, 2, 3]])
 BATCH, SEQ = SEGMENTS.shape
 CONFIG = AttentionConfig(heads=4, kv_heads=2, head_dim=6, scale=0.5)
 ROPE = Rope(theta=50.0, dims=4)
+
+
+@pytest.fixture(autouse=True)
+def _spans_of_two(monkeypatch):
+    monkeypatch.setattr(spans, "SMALLEST", 2)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -121,6 +130,27 @@ def test_attend_against_the_definition(change, causal):
     assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_gradients_are_the_same_in_spans_and_whole(monkeypatch, window):
+    config = dataclasses.replace(CONFIG, window=window)
+    query = jnp.asarray(normal(BATCH, SEQ, 4, 6))
+    key, value = jnp.asarray(normal(2, BATCH, SEQ, 2, 6, seed=1))
+    wanted = jnp.asarray(normal(BATCH, SEQ, 4, 6, seed=2))
+
+    def gradients() -> list[np.ndarray]:
+        where = at(config)
+
+        def loss(*given: Array) -> Array:
+            return (attend(*given, where, config=config) * wanted).sum()
+
+        return jax.grad(loss, argnums=(0, 1, 2))(query, key, value)
+
+    in_spans = gradients()
+    monkeypatch.setattr(spans, "SMALLEST", SEQ)
+    for got, expected in zip(in_spans, gradients(), strict=True):
+        assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
 def test_bfloat16_scores_are_float32():
     """With keys 256 and 257 times the query, bfloat16 scores would tie."""
     config = AttentionConfig(heads=1, kv_heads=1, head_dim=2, scale=2**-0.5)
@@ -149,6 +179,14 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
     return calls
 
 
+def whole(parts: list[tuple[Span, Any]]) -> np.ndarray:
+    """Put the masks of the spans of a row together."""
+    mask = np.zeros((BATCH, SEQ, SEQ), bool)
+    for span, part in parts:
+        mask[:, span.queries, span.keys] = part
+    return mask
+
+
 def test_layout_has_each_distinct_mask_and_rotation():
     sliding = dataclasses.replace(CONFIG, window=2, rope=ROPE)
     where = at(*[sliding] * 3, CONFIG, *[sliding] * 3, CONFIG)
@@ -156,15 +194,17 @@ def test_layout_has_each_distinct_mask_and_rotation():
     assert set(where.rotations) == {None, ROPE}
     assert where.rotations[None] is None
     assert np.array_equal(where.positions, POSITIONS)
-    for window, mask in where.masks.items():
+    for window, parts in where.masks.items():
+        mask = whole(parts)
         for b, q in np.ndindex(BATCH, SEQ):
             assert np.flatnonzero(mask[b, q]).tolist() == seen(b, q, causal=True, window=window)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_layout_of_encoders_and_decoders(causal):
-    (mask,) = at(CONFIG, causal=causal).masks.values()
-    assert bool(mask[0, 2, 3]) == (not causal)
+    (parts,) = at(CONFIG, causal=causal).masks.values()
+    assert len(parts) == (4 if causal else 1)
+    assert bool(whole(parts)[0, 2, 3]) == (not causal)
 
 
 def test_equal_blocks_share_a_mask_and_a_rotation(monkeypatch):

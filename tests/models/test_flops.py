@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ilo_jax.models import parameters
+from ilo_jax.models import parameters, spans
 from ilo_jax.models.config import (
     AttentionConfig,
     BlockConfig,
@@ -18,7 +18,7 @@ from ilo_jax.models.config import (
     Norm,
     Rope,
 )
-from ilo_jax.models.flops import block_weights, forward_flops
+from ilo_jax.models.flops import block_weights, forward_flops, pair_flops
 
 
 def block(
@@ -109,12 +109,8 @@ SIZES += [{"kv_heads": 1, "gated": True, "window": 128}]
 SEQ = 128
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=["gated", "grouped", "plain", "windowed"])
-@pytest.mark.parametrize("layers", [1, 3])
-def test_xla_counts_as_many_for_a_sentence_that_fills_its_row(sizes, layers):
-    """It counts norms, rotations and softmax, too: so wide a model has few of them."""
-    one = block(heads=2, head_dim=128, neurons=512, **sizes)
-    config = model(*[one] * layers, dim=256)
+def counted(config: ModelConfig) -> float:
+    """Return the operations of the hidden states of one row, as XLA counts them."""
     abstract = parameters.abstract(config, dtype=jnp.float32)
     graph, state = nnx.split(abstract)
 
@@ -123,6 +119,33 @@ def test_xla_counts_as_many_for_a_sentence_that_fills_its_row(sizes, layers):
 
     rows = itertools.repeat(jax.ShapeDtypeStruct((1, SEQ), jnp.int32), 3)
     cost = jax.jit(states).lower(state, *rows).compile().cost_analysis()
-    expected = forward_flops(config, np.array([SEQ], np.int32))
     assert cost is not None
-    assert expected <= cost["flops"] <= 1.05 * expected
+    return cost["flops"]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=["gated", "grouped", "plain", "windowed"])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_xla_counts_as_many_for_a_sentence_that_fills_its_row(monkeypatch, sizes, layers):
+    """It counts norms, rotations and softmax, too: so wide a model has few of them."""
+    monkeypatch.setattr(spans, "SMALLEST", SEQ)
+    one = block(heads=2, head_dim=128, neurons=512, **sizes)
+    config = model(*[one] * layers, dim=256)
+    expected = forward_flops(config, np.array([SEQ], np.int32))
+    assert expected <= counted(config) <= 1.05 * expected
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_xla_counts_the_pairs_that_are_compared(monkeypatch, window):
+    """Without those that no query of a span may see."""
+    monkeypatch.setattr(spans, "SMALLEST", 32)
+    one = block(heads=2, kv_heads=2, head_dim=128, neurons=512, window=window)
+    config = model(one, dim=256)
+    pairs = pair_flops(one, SEQ, causal=True)
+    keys = (32, 64, 96, 128) if window is None else (32, 47, 47, 47)
+    assert pairs == 4 * 2 * 128 * 32 * sum(keys)
+    expected = 2 * SEQ * block_weights(one, dim=256) + pairs
+    assert expected <= counted(config) <= 1.05 * expected
+
+
+def test_an_encoder_compares_all_pairs():
+    assert pair_flops(SMALL, 10, causal=False) == PAIR * 100

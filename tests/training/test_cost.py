@@ -25,7 +25,7 @@ from ilo_jax.training.step import Batch, State, causal, make_step
 from tests.models.variants import COMMON, TIED, VARIANTS
 
 # Large products, so that the optimizer and all that goes by elements is small beside them.
-ROWS, ROW_LENGTH = 16, 64
+ROWS, ROW_LENGTH = 4, 256
 LLAMA: dict[str, Any] = COMMON | {
     "vocab_size": 512,
     "hidden_size": 128,
