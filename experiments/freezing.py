@@ -117,7 +117,8 @@ def compare(config: Config, run: Run) -> list[Judged]:
             return found
         found.append(_judged(arm, folder, config, run, held_out))
     if jax.process_index() == 0:
-        title = f"{setting.name}, {config.steps} steps of {setting.text.row_length} x {config.rows}"
+        size = f"{config.rows} x {setting.text.row_length} tokens"
+        title = f"{setting.name}, {config.steps} steps of {size}"
         freezing_report.write(run.workdir, found, languages, trained=config.trained, title=title)
     say(freezing_report.table(found, languages, trained=config.trained))
     say(f"wrote bits.csv, ilo.csv, bits.png and ilo.png in {run.workdir}")

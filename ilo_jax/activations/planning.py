@@ -20,7 +20,8 @@ PAIRS_SLOWER = {"cpu": 3}
 """By backend, how much slower an operation of attention is than one of a matrix of weights: its
 products are small, and softmax comes on top."""
 WORTH = 0.03
-"""Share of the time that another compiled kind of row must save."""
+"""Share of the time that another kind of row must save, beside the time of one batch: about what
+compiling it takes on a CPU."""
 
 
 class Step(NamedTuple):
@@ -52,7 +53,7 @@ def planned(
         batch_tokens: positions computed at a time on each place along "data".
         width: how many such places this process feeds.
     """
-    row_lengths = _row_lengths(config, sentences)
+    row_lengths = _row_lengths(config, sentences, batch_tokens=batch_tokens * width)
     sizes = {True: 0, False: 0}
     for tap in taps:
         sizes[tap.pooling == "tokens"] += 4 * tap.width * len(tap.layers)
@@ -71,13 +72,15 @@ def planned(
     return plan._replace(rows=tuple(rows * width for rows in even))
 
 
-def _row_lengths(config: ModelConfig, sentences: Mapping[int, Sentences]) -> tuple[int, ...]:
+def _row_lengths(
+    config: ModelConfig, sentences: Mapping[int, Sentences], *, batch_tokens: int
+) -> tuple[int, ...]:
     """Return the row lengths that take the least time for the sentences of all processes.
 
     Each kind of row, and with it another compilation, must be worth it.
     """
     lengths = np.concatenate([np.ones(1, np.int32), *(s.lengths for s in sentences.values())])
-    (longest,) = largest([int(lengths.max())])
+    longest, batch_tokens = largest([int(lengths.max()), batch_tokens])
     choices = kinds(longest)
     costs = {length: _row_cost(config, length) for length in sorted({*sum(choices, ())})}
     own = [
@@ -86,7 +89,8 @@ def _row_lengths(config: ModelConfig, sentences: Mapping[int, Sentences]) -> tup
     ]
     cost = gathered(np.array(own, np.float32)).sum(axis=0)
     more = np.array([len(choice) - 1 for choice in choices])
-    return choices[int(np.argmin(cost * (1 + WORTH * more)))]
+    batch = _row_cost(config, choices[0][-1]) * batch_tokens / choices[0][-1]
+    return choices[int(np.argmin(cost + more * (WORTH * cost + batch)))]
 
 
 def _row_cost(config: ModelConfig, length: int) -> int:

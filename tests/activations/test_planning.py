@@ -45,15 +45,21 @@ def sentences() -> dict[int, Sentences]:
 
 
 @pytest.mark.parametrize(
-    ("dim", "worth", "expected"),
-    [(32, 0.03, (64, 256)), (32, 9.0, (256,)), (8192, 0.03, (256,))],
+    ("dim", "worth", "batch_tokens", "expected"),
+    [
+        (32, 0.03, 512, (64, 256)),
+        (32, 9.0, 512, (256,)),
+        (8192, 0.03, 512, (256,)),
+        (32, 0.03, 8192, (256,)),
+    ],
 )
 def test_short_rows_are_compiled_where_they_are_worth_it(
-    sentences, monkeypatch, dim, worth, expected
+    sentences, monkeypatch, dim, worth, batch_tokens, expected
 ):
-    """Which they are not where the weights take nearly all of the time."""
+    """Which they are not where the weights take nearly all of the time, or few batches do it."""
     monkeypatch.setattr(planning, "WORTH", worth)
-    assert planning._row_lengths(config(dim), sentences) == expected
+    found = planning._row_lengths(config(dim), sentences, batch_tokens=batch_tokens)
+    assert found == expected
 
 
 def test_a_process_with_less_to_do_waits_on_padding(sentences, monkeypatch):

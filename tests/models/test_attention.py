@@ -140,8 +140,8 @@ def test_gradients_are_the_same_in_spans_and_whole(monkeypatch, window):
     def gradients() -> list[np.ndarray]:
         where = at(config)
 
-        def loss(*given: Array) -> Array:
-            return (attend(*given, where, config=config) * wanted).sum()
+        def loss(query: Array, key: Array, value: Array) -> Array:
+            return (attend(query, key, value, where, config=config) * wanted).sum()
 
         return jax.grad(loss, argnums=(0, 1, 2))(query, key, value)
 
