@@ -40,7 +40,7 @@ def layout(
     same = segments[:, :, None] == segments[:, None, :]
     lengths = segment_lengths(positions, same)
     masks = {
-        window: _by_span(segment_mask(same, causal=causal, window=window), causal, window)
+        window: _by_span(same, causal=causal, window=window)
         for window in dict.fromkeys(kind.window for kind in kinds)
     }
     rotations = {
@@ -51,8 +51,10 @@ def layout(
 
 
 def _by_span(
-    mask: Bool[Array, "batch seq seq"], causal: bool, window: int | None
+    same: Bool[Array, "batch seq seq"], *, causal: bool, window: int | None
 ) -> list[tuple[Span, Bool[Array, "batch query key"]]]:
+    """Return the spans of a row, each with its part of the mask."""
+    mask = segment_mask(same, causal=causal, window=window)
     found = spans(mask.shape[1], causal=causal, window=window)
     return [(span, mask[:, span.queries, span.keys]) for span in found]
 
