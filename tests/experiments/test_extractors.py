@@ -180,13 +180,19 @@ def test_products_of_a_block_are_all_there():
             heads.append(scores @ (row @ v[:, shared]))
         mixed = np.concatenate(heads, axis=-1) @ o
         expected.append((mixed @ gate + mixed @ up) @ down)
-    found = extractors.block_products(jnp.asarray(hidden), given, ATTENTION)  # pyright: ignore
+    found = extractors.block_products(
+        jnp.asarray(hidden),
+        given,  # pyright: ignore[reportArgumentType]
+        ATTENTION,
+        causal=False,
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_no_product_of_the_floor_is_left_out():
     rows, seq, blocks = 2, 32, 3
-    multiply = jax.jit(partial(extractors.all_products, attentions=[ATTENTION] * blocks))
+    how = {"attentions": [ATTENTION] * blocks, "causal": False}
+    multiply = jax.jit(partial(extractors.all_products, **how))
     weights = [kernels(seed) for seed in range(blocks)]
     compiled = multiply.lower(jnp.ones((rows, seq, 8)), weights).compile()
     matrices = sum(np.prod(shape) for shape in SHAPES.values())

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from ilo_jax.models import hf, spans
+from ilo_jax.models import hf
 from ilo_jax.models.config import AttentionConfig, ModelConfig, Rope
 from ilo_jax.models.describe import SCALINGS
 from ilo_jax.sharding import make_mesh
@@ -37,14 +37,6 @@ ROWS = ((2, 4), (0,), (1, 3, 5))
 CHECKS = ("padded", "packed")
 TABLE = ("<!-- family table -->", "<!-- end of family table -->")
 """The lines of README.md between which `--family-table` writes."""
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _short_spans():
-    """Cut the short rows of these tests up, as long ones are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "SMALLEST", SEQ // 2)
-        yield
 
 
 class Tiny(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ilo_jax.models import attention, hf
+from ilo_jax.models import attention, hf, spans
 from ilo_jax.models.config import LinearScaling, Llama3Scaling, ModelConfig, Norm, Rope
 from ilo_jax.models.families import FAMILIES, Family, Place, read_config
 from ilo_jax.models.parameters import build, put, weights
@@ -29,6 +29,14 @@ RELEASED = json.loads((Path(__file__).parent / "released.json").read_text())
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_hidden_state_and_the_logits_by_torch(assert_parity, variant, check):
     assert_parity(variant, check)
+
+
+@pytest.mark.parametrize(
+    "variant", ["llama-gqa", "mistral-window", "gemma2-both", "gemma3_text-mixed", "bloom-six"]
+)
+def test_rows_cut_up_as_long_ones_are_by_torch(monkeypatch, ours, difference, variant):
+    monkeypatch.setattr(spans, "SMALLEST", 12)
+    assert difference(variant, ours(variant), "packed", jit=False) <= TOLERANCE
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

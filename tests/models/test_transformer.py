@@ -216,10 +216,10 @@ def traced(model, packed):
 @pytest.mark.parametrize(
     ("variant", "count"),
     [
-        ("llama-biases", 2 * (7 + 2 * 2) + 1),
-        ("llama-tied", 2 * (7 + 2 * 2) + 1),
+        ("llama-biases", 2 * (7 + 2) + 1),
+        ("llama-tied", 2 * (7 + 2) + 1),
         ("bert-mlm", 2 * (6 + 2) + 2),
-        ("opt-projected", 1 + 2 * (6 + 2 * 2) + 2),
+        ("opt-projected", 1 + 2 * (6 + 2) + 2),
     ],
 )
 def test_every_float32_product_asks_for_full_precision(ours, packed, variant, count):
