@@ -12,7 +12,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ilo_jax import processes
-from ilo_jax.models import e5_small
+from ilo_jax.models.sample import e5_small
 
 FLAGS = flags.FLAGS
 

@@ -24,12 +24,13 @@ from ilo_jax.activations.gathering import layouts
 from ilo_jax.activations.locking import locked
 from ilo_jax.activations.store import DTYPES, Key, Store, open_store
 from ilo_jax.activations.taps import Tap, read
-from ilo_jax.activations.tokens import token_ids
 from ilo_jax.corpora import dataset, parallel
 from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.parallel import Parallel
-from ilo_jax.models import e5_small, hf, repository
+from ilo_jax.corpora.tokens import token_ids
+from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.sample import e5_small
 from ilo_jax.processes import largest, share, together
 
 

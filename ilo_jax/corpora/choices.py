@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ilo_jax.corpora import parallel, text
+from ilo_jax.corpora import examples, parallel
 
 DELIMITER = " "
 """What a model reads between context and option; in the harness, `target_delimiter`.
@@ -122,12 +122,12 @@ def read_questions(
     make = {"plain": _plain, "xnli": _xnli, "xcopa": _xcopa, "belebele": _belebele}[shape]
     if shape == "xcopa":
         language = language or _named(path)
-    lines, what = text.filled(path), f"{path}: a line must be a question of shape {shape}"
+    lines, what = examples.filled(path), f"{path}: a line must be a question of shape {shape}"
     if path.suffix == ".tsv":
         rows = _rows(lines, path)
-        return tuple(text.made(rows, lambda row: make(row, language), what=what, number=2))
+        return tuple(examples.made(rows, lambda row: make(row, language), what=what, number=2))
     return tuple(
-        text.made(lines, lambda line: make(parallel.parse_object(line), language), what=what)
+        examples.made(lines, lambda line: make(parallel.parse_object(line), language), what=what)
     )
 
 

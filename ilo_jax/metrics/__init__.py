@@ -3,7 +3,7 @@
 from ilo_jax.metrics.bridging import bridge, reach, touched
 from ilo_jax.metrics.choices import ChoiceScores, choices
 from ilo_jax.metrics.ilo import IloScores, check_settings, ilo, tally
-from ilo_jax.metrics.neighbors import Neighbors, nearest
+from ilo_jax.metrics.neighbors.search import Neighbors, nearest
 from ilo_jax.metrics.nulls import ceiling, gaussian
 from ilo_jax.metrics.retrieval import retrieval
 

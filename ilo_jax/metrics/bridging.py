@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ilo_jax.metrics.meshes import varying_like
+from ilo_jax.metrics.neighbors.meshes import varying_like
 
 # Points whose languages are united at a time.
 _UNITED = 4096

@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from ilo_jax.metrics.bridging import bridge, number_of, reach, touched
-from ilo_jax.metrics.meshes import automatic
-from ilo_jax.metrics.neighbors import Neighbors, nearest, refuse, search_errors
+from ilo_jax.metrics.neighbors.meshes import automatic
+from ilo_jax.metrics.neighbors.search import Neighbors, nearest, refuse, search_errors
 
 
 class IloScores(NamedTuple):

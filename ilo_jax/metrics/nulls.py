@@ -9,9 +9,9 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from ilo_jax.metrics.cloud import usable_points
 from ilo_jax.metrics.ilo import count_languages, counted_languages, ilo, tally, tally_errors
-from ilo_jax.metrics.neighbors import Neighbors, refuse, search_errors
+from ilo_jax.metrics.neighbors.cloud import usable_points
+from ilo_jax.metrics.neighbors.search import Neighbors, refuse, search_errors
 
 
 def ceiling(

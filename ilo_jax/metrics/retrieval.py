@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from ilo_jax.metrics.cloud import Cloud, centred, usable_points
-from ilo_jax.metrics.meshes import automatic
-from ilo_jax.metrics.neighbors import refuse
+from ilo_jax.metrics.neighbors.cloud import Cloud, centred, usable_points
+from ilo_jax.metrics.neighbors.meshes import automatic
+from ilo_jax.metrics.neighbors.search import refuse
 
 _DISTANCES = ("cosine", "euclidean")
 # What states computed twice in float32 may differ by.

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ilo_jax.models.config import BlockConfig, ModelConfig
-from ilo_jax.models.spans import compared
+from ilo_jax.models.layers.spans import compared
 
 
 def block_weights(block: BlockConfig, *, dim: int) -> int:

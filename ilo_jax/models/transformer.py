@@ -11,13 +11,13 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ilo_jax.models.attention import Layout, layout
-from ilo_jax.models.block import Block
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.embedding import Embedding
-from ilo_jax.models.linear import linear, matmul_precision
-from ilo_jax.models.mlp import ACTIVATIONS
-from ilo_jax.models.norm import Normalize
+from ilo_jax.models.layers.attention import Layout, layout
+from ilo_jax.models.layers.block import Block
+from ilo_jax.models.layers.embedding import Embedding
+from ilo_jax.models.layers.linear import linear, matmul_precision
+from ilo_jax.models.layers.mlp import ACTIVATIONS
+from ilo_jax.models.layers.norm import Normalize
 from ilo_jax.sharding import along_data
 
 T = TypeVar("T")

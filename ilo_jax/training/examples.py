@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ilo_jax.corpora.examples import Example
 from ilo_jax.corpora.packing import Sentences, as_sentences
-from ilo_jax.corpora.text import Example
-from ilo_jax.training.likelihood import continuations
+from ilo_jax.evaluation.likelihood import continuations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

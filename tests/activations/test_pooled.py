@@ -15,7 +15,7 @@ from ilo_jax.activations.pooled import compiled_pooled
 from ilo_jax.corpora.packing import as_sentences, joined
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.families import read_config
+from ilo_jax.models.hub.families import read_config
 from ilo_jax.models.parameters import build
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh

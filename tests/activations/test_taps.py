@@ -10,7 +10,6 @@ from flax import nnx
 from ilo_jax.activations.taps import SITES, Tap, read, taken
 from ilo_jax.corpora.packing import Placed, as_sentences, fill, plan
 from ilo_jax.models import parameters
-from ilo_jax.models.attention import layout
 from ilo_jax.models.config import (
     AttentionConfig,
     BlockConfig,
@@ -21,6 +20,7 @@ from ilo_jax.models.config import (
     Norm,
     Rope,
 )
+from ilo_jax.models.layers.attention import layout
 from ilo_jax.models.transformer import Transformer
 
 DIM, NEURONS, LAYERS = 16, 20, 2

@@ -12,7 +12,7 @@ import zarr
 
 from experiments.extract import Config, extract
 from experiments.launch import Run
-from tests.processes import ended, free_port, start
+from tests.pairs import ended, free_port, start
 
 TAPS = "residual:mean,mlp:last@1,residual:tokens@2"
 SMALL = """

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from experiments import finetune as module
 from experiments.finetune import finetune
+from experiments.finetune.setting import Config
 from experiments.launch import Run
-from experiments.tuning import Config
 from ilo_jax.sharding import make_mesh
-from tests.processes import ended, free_port, start
+from tests.pairs import ended, free_port, start
 
 STEPS = 9
 

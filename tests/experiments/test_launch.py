@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.processes import ended, start
+from tests.pairs import ended, start
 
 JOB = """
 import sys

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from ilo_jax.models import hf
 from ilo_jax.models.config import AttentionConfig, ModelConfig, Rope
 from ilo_jax.models.describe import SCALINGS
+from ilo_jax.models.hub import hf
 from ilo_jax.sharding import make_mesh
 from tests.models.variants import TOLERANCE, VARIANTS, VOCAB, family, fresh, perturb
 
@@ -300,7 +300,7 @@ def assert_bfloat16_as_torch(tiny, forward, by_torch, padded) -> Callable[[str],
     return check
 
 
-# The table of families in the README: `pytest tests/models/test_families.py --family-table`
+# The table of families in the README: `pytest tests/models/hub/test_families.py --family-table`
 
 
 def _readme(config: pytest.Config) -> tuple[str, str]:

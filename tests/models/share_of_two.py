@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ilo_jax.models import hf
-from ilo_jax.models.checkpoint import Mapped
+from ilo_jax.models.hub import hf
+from ilo_jax.models.hub.checkpoint import Mapped
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import along_data, make_mesh, replicated
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ilo_jax.models.describe import describe
-from ilo_jax.models.families import read_config
+from ilo_jax.models.hub.families import read_config
 
 RELEASED = json.loads((Path(__file__).parent / "released.json").read_text())
 EXPECTED = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ilo_jax.models import parameters, spans
+from ilo_jax.models import parameters
 from ilo_jax.models.config import (
     AttentionConfig,
     BlockConfig,
@@ -19,6 +19,7 @@ from ilo_jax.models.config import (
     Rope,
 )
 from ilo_jax.models.flops import block_weights, forward_flops, pair_flops
+from ilo_jax.models.layers import spans
 
 
 def block(

@@ -11,10 +11,11 @@ import pytest
 from flax import nnx
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ilo_jax.models import hf, parameters
+from ilo_jax.models import parameters
+from ilo_jax.models.hub import hf
 from ilo_jax.sharding import along_data, make_mesh
 from tests.models.variants import SIZES, VARIANTS, family, perturb
-from tests.processes import run_two
+from tests.pairs import run_two
 
 SHARE = Path(__file__).with_name("share_of_two.py")
 
@@ -122,7 +123,7 @@ def test_share_where_heads_and_vocabulary_do_not_divide(smol):
 
 
 def test_what_is_not_split_is_named_in_the_log(smol, caplog):
-    with caplog.at_level("INFO", logger="ilo_jax.models.hf"):
+    with caplog.at_level("INFO", logger="ilo_jax.models.hub.hf"):
         hf.load(smol, mesh=make_mesh(data=1, model=8))
     assert caplog.messages == [
         "not split over 8 devices, as they do not divide: {'head': 9, 'kv': 3, 'vocab': 67}"

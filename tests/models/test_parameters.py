@@ -6,7 +6,7 @@ from flax import nnx
 
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.families import read_config
+from ilo_jax.models.hub.families import read_config
 from ilo_jax.sharding import make_mesh, weight_sharding
 
 LLAMA = {

@@ -8,7 +8,7 @@ import torch
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
-from ilo_jax.models import hf
+from ilo_jax.models.hub import hf
 from ilo_jax.models.parameters import weights
 from ilo_jax.sharding import along_data, make_mesh
 from tests.models.variants import VOCAB

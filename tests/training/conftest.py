@@ -18,12 +18,13 @@ from jax.typing import DTypeLike
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from ilo_jax.corpora.packing import as_sentences
-from ilo_jax.models import hf, parameters
+from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.hub import hf
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
 from ilo_jax.training import freezing, optimizers
-from ilo_jax.training.batches import Order, Text, packed, place_rows
+from ilo_jax.training.order import Order, Text, packed, place_rows
 from ilo_jax.training.step import Batch, Measures, State, Total, begin, causal, make_step
 from tests.models.variants import BERT, RMS, TIED, VOCAB, perturb
 

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 from ilo_jax.corpora.packing import Placed
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.families import read_config
+from ilo_jax.models.hub.families import read_config
 from ilo_jax.sharding import make_mesh, replicated
 from ilo_jax.training import optimizers
 from ilo_jax.training.cost import Cost, step_cost

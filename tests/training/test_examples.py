@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from ilo_jax.corpora.examples import Example
 from ilo_jax.corpora.packing import Sentences
-from ilo_jax.corpora.text import Example
 from ilo_jax.training.examples import SHOWN, tokenized
 
 BOS, EOS, FIRST = 0, 1, 2

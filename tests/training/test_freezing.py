@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.families import read_config
+from ilo_jax.models.hub.families import read_config
 from ilo_jax.training.freezing import (
     SHOWN,
     Rule,

@@ -19,13 +19,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import get_cosine_schedule_with_warmup
 
 from ilo_jax.corpora.packing import Placed, Rows
-from ilo_jax.models import hf, parameters
+from ilo_jax.models import parameters
+from ilo_jax.models.hub import hf
 from ilo_jax.models.losses import predicted
 from ilo_jax.sharding import make_mesh
 from ilo_jax.training import optimizers
-from ilo_jax.training.batches import Order, Text, place_parts
+from ilo_jax.training.order import Order, Text, place_parts
 from ilo_jax.training.step import Batch, State
-from tests.processes import run_two
+from tests.pairs import run_two
 from tests.training.conftest import (
     ADAMW,
     HEAD_ONLY,

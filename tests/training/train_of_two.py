@@ -17,12 +17,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ilo_jax.corpora.packing import Sentences
-from ilo_jax.models import hf, parameters
+from ilo_jax.models import parameters
+from ilo_jax.models.hub import hf
 from ilo_jax.sharding import make_mesh, replicated
 from ilo_jax.training import freezing
-from ilo_jax.training.batches import Order, Text, place_rows
+from ilo_jax.training.kept_states import compute_prefix
 from ilo_jax.training.optimizers import adamw, warmup_cosine
-from ilo_jax.training.prefix import compute_prefix
+from ilo_jax.training.order import Order, Text, place_rows
 from ilo_jax.training.step import Batch, begin, causal, make_step
 
 

@@ -1,0 +1,159 @@
+"""How long a step of training takes: with nothing frozen, with early blocks frozen, and those kept.
+
+    python -m experiments.bench.freezing --model=FOLDER
+    python -m experiments.bench.freezing --model=FOLDER --blocks=8,24 --row_length=512 --rows=1
+
+Times one AdamW step on random tokens, all variants in turn in one process, several rounds of it,
+on one device. `floor` is the share of full fine-tuning's operations that a variant needs, counted
+from shapes (`ilo_jax.training.cost`), `ratio` the share of its time that it took, and `beyond`
+how many times the floor that is. Reading the kept states is part of the step; computing them
+once is told apart, as is what they take. Appends to times.csv in --workdir.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from experiments.bench import timing
+from experiments.columns import columns
+from experiments.records import append_rows
+from ilo_jax.corpora.packing import as_sentences
+from ilo_jax.models import parameters
+from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.transformer import Transformer
+from ilo_jax.sharding import make_mesh
+from ilo_jax.training import freezing, optimizers
+from ilo_jax.training.cost import step_cost
+from ilo_jax.training.kept_states import compute_prefix
+from ilo_jax.training.order import Order, Text, packed, place_rows
+from ilo_jax.training.step import Batch, Measures, begin, causal, make_step
+
+MODEL = flags.DEFINE_string("model", None, "A folder or hub id.", required=True)
+BLOCKS = flags.DEFINE_list("blocks", ["8", "24"], "How many first blocks are frozen.")
+ROWS = flags.DEFINE_integer("rows", 1, "Of a step.", lower_bound=1)
+ROW_LENGTH = flags.DEFINE_integer("row_length", 512, "Tokens of a row.", lower_bound=2)
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Of timing; medians are shown.", lower_bound=1)
+WORKDIR = flags.DEFINE_string("workdir", "runs/bench_freezing", "Where times.csv is.")
+
+SHOWN = "variant seconds cpu_seconds gflop floor ratio beyond kept_mib keeping_seconds".split()
+EPOCH = 4
+"""Steps: the text has that many batches."""
+
+
+class Variant(NamedTuple):
+    """A kind of step, and what it should cost."""
+
+    step: Callable[[], Measures]
+    """Takes the next step."""
+    flops: int
+    kept_mib: float
+    """Of states of frozen blocks."""
+    keeping_seconds: float
+    """To compute them once."""
+
+
+def random_text(vocab: int) -> tuple[Text, Order]:
+    """Return rows full of random tokens, and their order."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, vocab, (EPOCH * ROWS.value, ROW_LENGTH.value))
+    text = packed(as_sentences(rows), row_length=ROW_LENGTH.value)
+    return text, Order(len(rows), 1, ROWS.value, 0)
+
+
+def variant(model: Transformer, *, blocks: int | None, cached: bool) -> Variant:
+    """Return a kind of step.
+
+    Args:
+        model: left as it is.
+        blocks: how many are frozen, and the embedding, final norm and head; None: nothing is.
+        cached: whether their states are kept.
+    """
+    config, mesh, dtype = model.config, make_mesh(data=1), jnp.dtype(DTYPE.value)
+    weights = parameters.weights(model)
+    rules = freezing.everything_trains()
+    if blocks is not None:
+        rules = freezing.selective(config, blocks=blocks)
+    frozen = freezing.frozen_mask(weights, rules)
+    text, order = random_text(config.vocab)
+    begun, prefix = time.perf_counter(), None
+    if cached:
+        prefix = compute_prefix(
+            config, weights, text, order, mesh, blocks=blocks or 0, dtype=DTYPE.value, file=None
+        )
+    seconds = time.perf_counter() - begun
+    trainable, kept = freezing.split(weights, frozen)
+    optimizer = optimizers.adamw(lambda step: 1e-6, weight_decay=0.01, clip=1.0)
+    state = begin(optimizer, jax.tree.map(jnp.copy, trainable), mesh)
+    loss = partial(causal, lowest=blocks or 0, remat=False)
+    step = make_step(config, loss, optimizer, like=state, mesh=mesh, dtype=dtype)
+
+    def take() -> Measures:
+        nonlocal state
+        number = int(state.step)
+        states = prefix.at(order, number, mesh) if prefix else None
+        state, measures = step(state, kept, Batch(place_rows(text, order, number, mesh), states))
+        jax.block_until_ready(state)
+        return measures
+
+    cost = step_cost(
+        config,
+        {path: array.shape for path, array in weights.items()},
+        frozen,
+        rows=ROWS.value,
+        row_length=ROW_LENGTH.value,
+        cached=cached,
+    )
+    size = prefix.states.nbytes / 2**20 if prefix else 0.0
+    return Variant(take, cost.total, size, seconds if cached else 0.0)
+
+
+def main(argv: list[str]) -> None:
+    """Time all variants and show them."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    folder = repository.resolve(MODEL.value)
+    model = hf.load(folder, mesh=make_mesh(data=1))
+    variants = {"full": variant(model, blocks=None, cached=False)}
+    for blocks in map(int, BLOCKS.value):
+        variants[f"{blocks} frozen"] = variant(model, blocks=blocks, cached=False)
+        variants[f"{blocks} frozen, kept"] = variant(model, blocks=blocks, cached=True)
+    steps = {name: each.step for name, each in variants.items()}
+    timed = timing.alternating(steps, rounds=ROUNDS.value)
+    rows = [row(name, variants, timed) for name in variants]
+    print(columns([SHOWN, *([str(r[name]) for name in SHOWN] for r in rows)]))
+    same = {"model": folder.name, "rows": ROWS.value, "row_length": ROW_LENGTH.value}
+    same |= {"dtype": DTYPE.value, "device": jax.devices()[0].device_kind}
+    file = Path(WORKDIR.value) / "times.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    append_rows(file, [*same, *SHOWN], [same | r for r in rows])
+    print(f"added to {file}")
+
+
+def row(name: str, variants: dict[str, Variant], timed: dict[str, timing.Timed]) -> dict[str, Any]:
+    """Return what was measured of a variant, beside full fine-tuning."""
+    one, full = variants[name], variants["full"]
+    seconds, floor = timed[name].seconds, one.flops / full.flops
+    ratio = seconds.wall / timed["full"].seconds.wall
+    return {
+        "variant": name,
+        "seconds": round(seconds.wall, 3),
+        "cpu_seconds": round(seconds.cpu, 3),
+        "gflop": round(one.flops / 1e9, 1),
+        "floor": round(floor, 3),
+        "ratio": round(ratio, 3),
+        "beyond": round(ratio / floor, 3),
+        "kept_mib": round(one.kept_mib, 1),
+        "keeping_seconds": round(one.keeping_seconds, 2),
+    }
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""What the benchmarks time: ours, and what others do in its place."""

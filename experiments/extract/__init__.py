@@ -1,0 +1,40 @@
+"""What a model makes of a corpus, stored: pooled states, neurons, states of tokens.
+
+    python -m experiments.extract --config=configs/extract/sample.py
+    python -m experiments.extract --config.model=FOLDER_OR_ID --config.corpus=FOLDER --workdir=DIR
+    python -m experiments.extract --config.taps=residual:mean,mlp:max@0+5,residual:tokens@12
+
+The store is one zarr3 group, WORKDIR/states/KEY; see `ilo_jax.activations.store`. A run
+that was killed continues where it was, and one that finds all of it there ends at once.
+On several hosts, start it on each with --distributed.
+"""
+
+import dataclasses
+
+from experiments.launch import Run
+from experiments.states import Source, Stored, problems, read_corpus, stored_states
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config(Source):
+    """What is taken from a model, on what, and how."""
+
+    taps: str = "residual:mean"
+    """SITE:POOLING or SITE:POOLING@LAYER+LAYER, separated by commas. Sites: residual (L + 1 hidden
+    states), mlp (neurons of L blocks). Poolings: mean, content (without special tokens), last,
+    max, tokens (of one layer)."""
+
+
+def extract(config: Config, run: Run) -> Stored:
+    """Take what is asked for from every language that is not stored.
+
+    Raises:
+        ImportError: if the sample model's package is asked for and not installed.
+        MemoryError: if a device has too little.
+        OSError: if a file or folder is absent or cannot be written, or another run writes there.
+        RuntimeError: if another process failed.
+        ValueError: if the settings, the corpus or the model cannot be used.
+    """
+    if found := problems(config):
+        raise ValueError("; ".join(found))
+    return stored_states(config, read_corpus(config), run, taps=config.taps)

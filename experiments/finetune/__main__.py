@@ -1,0 +1,6 @@
+"""Run the job: `python -m experiments.finetune`."""
+
+from experiments.finetune import finetune
+from experiments.launch import launch
+
+launch(finetune, name="finetune", config="configs/finetune/smollm2.py")

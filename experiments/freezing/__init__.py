@@ -1,0 +1,148 @@
+"""One text learnt twice, by the whole model and with its early layers frozen: what it does.
+
+    python -m experiments.freezing --config.model=FOLDER_OR_ID --config.text=FILE --workdir=DIR
+    python -m experiments.freezing --config=configs/freezing/smollm2.py
+
+Compares the model as it is with full fine-tuning and selective freezing (Wilie et al. 2025,
+section 5), which start from the same weights and see the same rows, once for every seed. Writes
+bits.csv (bits per byte of each language), ilo.csv (ILO of each language at each hidden state,
+with its references), bits.png and ilo.png into the run folder; the models are below it, as
+Hugging Face folders. Started again, it continues where it was.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.finetune import finetune
+from experiments.finetune import setting as training
+from experiments.finetune.watch import Slice, judge, read_slice
+from experiments.freezing import report
+from experiments.freezing.report import Judged
+from experiments.launch import Run, say
+from ilo_jax.activations.store import key_digest
+from ilo_jax.models.hub import hf, repository
+from ilo_jax.sharding import make_mesh
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config(training.Config):
+    """What is learnt and frozen, and what all models are judged by."""
+
+    freeze: str = "paper:8"
+    """What does not train where freezing is selective; see `experiments.finetune.setting`."""
+    seeds: int = 2
+    """Trainings of each kind: with seed, seed + 1, ..."""
+    trained: str = ""
+    """Language of the text, such as deu_Latn, to be marked in what is shown; may be empty."""
+    evaluate: int = 0
+    """Steps between evaluations while a model learns; 0: none, only the final models are judged."""
+
+
+FIELDS = dataclasses.fields(training.Config)
+"""Of one training: how many are compared, and as what, has no bearing on it."""
+
+
+class Arm(NamedTuple):
+    """One of the models that are compared."""
+
+    name: str
+    """base, full or frozen."""
+    seed: int
+    """0 for the base."""
+    train: Callable[[], Path | None]
+    """Gives its folder, after training where it has to be trained; None if told to stop."""
+
+
+def check(config: Config) -> None:
+    """Refuse values that no run could use.
+
+    Raises:
+        ValueError: naming each of them.
+    """
+    training.check(config)
+    found = [f"seeds must be at least 1, got {config.seeds}"] if config.seeds < 1 else []
+    if config.freeze == "none":
+        found.append("freeze must name what is frozen in the one arm, got none")
+    if found:
+        raise ValueError("; ".join(found))
+
+
+def arms(config: Config, run: Run, base: Path) -> list[Arm]:
+    """Return what is compared, each trained below the run folder."""
+
+    def trained(name: str, freeze: str, seed: int) -> Arm:
+        given = {field.name: getattr(config, field.name) for field in FIELDS}
+        given |= {"freeze": freeze, "seed": seed}
+        given["frozen_folder"] = config.frozen_folder or str(run.workdir / "frozen-states")
+        own = training.Config(**given)
+        where = Run(run.workdir / f"{name}-{seed}", run.profile)
+        return Arm(name, seed, lambda: finetune(own, where))
+
+    kinds = {"full": "none", "frozen": config.freeze}
+    seeds = range(config.seed, config.seed + config.seeds)
+    found = [Arm("base", 0, lambda: base)]
+    return found + [trained(kind, rule, seed) for seed in seeds for kind, rule in kinds.items()]
+
+
+def compare(config: Config, run: Run) -> list[Judged]:
+    """Run the whole job and leave its files in the run folder; if told to stop, only models.
+
+    Raises:
+        FloatingPointError: if a training diverges.
+        ImportError: if a package that is asked for is not installed.
+        MemoryError: if a device has too little.
+        OSError: if a file or folder is absent or cannot be written, or another run writes there.
+        RuntimeError: if another process failed.
+        ValueError: if the settings, the text, the corpus or the model cannot be used.
+    """
+    check(config)
+    setting = training.prepare(config)
+    mesh = make_mesh(model=config.model_parallel)
+    held_out = read_slice(
+        config, setting.folder, mesh, k=config.k, min_languages=config.min_languages
+    )
+    languages = held_out.corpus.languages
+    if config.trained and config.trained not in languages:
+        raise ValueError(
+            f"trained must be one of the languages judged, {', '.join(languages)}; got "
+            f"{config.trained!r}"
+        )
+    found = []
+    for arm in arms(config, run, setting.folder):
+        if (folder := arm.train()) is None:
+            return found
+        found.append(_judged(arm, folder, config, run, held_out))
+    if jax.process_index() == 0:
+        size = f"{config.rows} x {setting.text.row_length} tokens"
+        title = f"{setting.name}, {config.steps} steps of {size}"
+        report.write(run.workdir, found, languages, trained=config.trained, title=title)
+    say(report.table(found, languages, trained=config.trained))
+    say(f"wrote bits.csv, ilo.csv, bits.png and ilo.png in {run.workdir}")
+    return found
+
+
+def _judged(arm: Arm, folder: Path, config: Config, run: Run, held_out: Slice) -> Judged:
+    """Return what is known of a model, measured now if it was not before."""
+    file = run.workdir / "judged" / f"{arm.name}-{arm.seed}-{_digest(folder, config, held_out)}.npz"
+    if not file.is_file():
+        mesh = make_mesh(model=config.model_parallel)
+        model = hf.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=jnp.float32)
+        found = judge(model, held_out, name=f"{arm.name}-{arm.seed}")
+        if jax.process_index() == 0:
+            report.keep(file, found)
+        return Judged(arm.name, arm.seed, found)
+    return Judged(arm.name, arm.seed, report.kept(file))
+
+
+def _digest(folder: Path, config: Config, held_out: Slice) -> str:
+    return key_digest({
+        "model": repository.fingerprint(folder),
+        "corpus": held_out.corpus.hash,
+        "languages": list(held_out.corpus.languages),
+        "settings": [config.k, config.min_languages, config.dtype, config.prefix],
+    })

@@ -1,0 +1,168 @@
+"""What a comparison of trainings leaves: tables, tidy CSVs and two pictures."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments import report
+from experiments.columns import columns
+from experiments.evaluate import TextScores
+from experiments.finetune.watch import INTERLINGUA, Found, interlingua
+from ilo_jax.activations.store import write_beside
+from ilo_jax.corpora.languages import by_family
+
+ARMS = {"base": "as it is", "full": "full fine-tuning", "frozen": "early layers frozen"}
+COLORS = {"base": "dimgray", "full": "tab:red", "frozen": "tab:blue"}
+
+
+class Judged(NamedTuple):
+    """What was found of one model."""
+
+    arm: str
+    """One of `ARMS`."""
+    seed: int
+    found: Found
+
+
+def keep(file: Path, found: Found) -> None:
+    """Write what was found of a model, whole or not at all."""
+    arrays = {f"texts_{name}": array for name, array in found.texts._asdict().items()}
+    arrays |= {f"scores_{name}": array for name, array in found.scores._asdict().items()}
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as stream:
+            np.savez(stream, **arrays)
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_beside(file, write)
+
+
+def kept(file: Path) -> Found:
+    """Return what was written."""
+    with np.load(file, allow_pickle=False) as arrays:
+        texts = {name: arrays[f"texts_{name}"] for name in TextScores._fields}
+        scores = {name: arrays[f"scores_{name}"] for name in report.Scores._fields}
+    return Found(TextScores(**texts), report.Scores(**scores))
+
+
+def of_arm(judged: Sequence[Judged], arm: str, quantity: str) -> Float[np.ndarray, "seed ..."]:
+    """Return a quantity of all models of an arm: "bits_per_byte", or one of the scores."""
+    found = [one.found for one in judged if one.arm == arm]
+    if quantity in TextScores._fields:
+        return np.stack([getattr(each.texts, quantity) for each in found])
+    return np.stack([getattr(each.scores, quantity) for each in found])
+
+
+def table(judged: Sequence[Judged], languages: Sequence[str], *, trained: str) -> str:
+    """Return what happened to the languages and to the space, for people."""
+    arms = [arm for arm in ARMS if any(one.arm == arm for one in judged)]
+    bits = {arm: of_arm(judged, arm, "bits_per_byte").mean(axis=0) for arm in arms}
+    lines = [("bits per byte", *(ARMS[arm] for arm in arms))]
+    for code in by_family(languages):
+        mark = " (trained)" if code == trained else ""
+        lines.append((code + mark, *(f"{bits[arm][languages.index(code)]:.3f}" for arm in arms)))
+    others = [i for i, code in enumerate(languages) if code != trained]
+    lines.append(("mean of the others", *(f"{bits[arm][others].mean():.3f}" for arm in arms)))
+    lines.append(("", *([""] * len(arms))))
+    lines.append(("ILO, mean of languages", *([""] * len(arms))))
+    ilo = {arm: np.nanmean(of_arm(judged, arm, "ilo"), axis=(0, 2)) for arm in arms}
+    null = {arm: np.nanmean(of_arm(judged, arm, "gaussian"), axis=(0, 2)) for arm in arms}
+    for state in range(len(ilo["base"])):
+        cells = (f"{ilo[arm][state]:.3f} (null {null[arm][state]:.3f})" for arm in arms)
+        lines.append((f"state {state}", *cells))
+    cells = (f"{ilo[arm].mean():.3f} (null {null[arm].mean():.3f})" for arm in arms)
+    lines.append(("mean of states", *cells))
+    return columns(lines)
+
+
+def write(
+    workdir: Path, judged: Sequence[Judged], languages: Sequence[str], *, trained: str, title: str
+) -> None:
+    """Leave the CSVs and the pictures in a run folder."""
+    base = of_arm(judged, "base", "bits_per_byte")[0]
+    header = ("arm", "seed", "language", "trained", "bits_per_byte", "change", "loss", "tokens")
+    bits = [
+        (one.arm, one.seed, code, int(code == trained), bit, bit - base[i], loss, tokens)
+        for one in judged
+        for i, (code, bit, loss, tokens) in enumerate(zip(languages, *one.found.texts, strict=True))
+    ]
+    _csv(workdir / "bits.csv", header, bits)
+    rows = [
+        (one.arm, one.seed, *(row[name] for name in INTERLINGUA))
+        for one in judged
+        for row in interlingua(one.found.scores, languages)
+    ]
+    _csv(workdir / "ilo.csv", ("arm", "seed", *INTERLINGUA), rows)
+    picture_of_ilo(workdir / "ilo.png", judged, title=title)
+    picture_of_bits(workdir / "bits.png", judged, languages, trained=trained, title=title)
+
+
+def _csv(file: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
+    report.write_text(file, text.getvalue())
+
+
+def picture_of_ilo(file: Path, judged: Sequence[Judged], *, title: str) -> None:
+    """Draw the mean ILO of the languages at every hidden state, seeds as a band."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for arm, name in ARMS.items():
+        curves = np.nanmean(of_arm(judged, arm, "ilo"), axis=2)
+        null = np.nanmean(of_arm(judged, arm, "gaussian"), axis=(0, 2))
+        states = np.arange(curves.shape[1])
+        color = COLORS[arm]
+        axes.plot(states, curves.mean(axis=0), "o-", ms=3, color=color, label=f"ILO, {name}")
+        axes.fill_between(
+            states, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2, lw=0
+        )
+        axes.plot(states, null, "--", lw=1, color=color, label="Gaussian null of it")
+    axes.set(xlabel="hidden state (0: embedding)", ylabel="ILO, mean of languages", ylim=(0, None))
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8, frameon=False)
+    _save(figure, file)
+
+
+def picture_of_bits(
+    file: Path, judged: Sequence[Judged], languages: Sequence[str], *, trained: str, title: str
+) -> None:
+    """Draw the change in bits per byte of every language, seeds as dots."""
+    from matplotlib.figure import Figure
+
+    order = by_family(languages)
+    at = np.array([languages.index(code) for code in order])
+    base = of_arm(judged, "base", "bits_per_byte")[0][at]
+    figure = Figure(figsize=(8, 1.5 + 0.35 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(order))[::-1]
+    for shift, arm in ((0.2, "full"), (-0.2, "frozen")):
+        changes = of_arm(judged, arm, "bits_per_byte")[:, at] - base
+        color = COLORS[arm]
+        axes.barh(
+            places + shift, changes.mean(axis=0), 0.36, color=color, alpha=0.6, label=ARMS[arm]
+        )
+        for seed in changes:
+            axes.plot(seed, places + shift, ".", color=color, ms=4)
+    axes.axvline(0, color="black", lw=0.8)
+    names = [f"{code} (trained)" if code == trained else code for code in order]
+    axes.set_yticks(places, names, fontsize=8)
+    for label, code in zip(axes.get_yticklabels(), order, strict=True):
+        label.set_fontweight("bold" if code == trained else "normal")
+    axes.set(xlabel="change in bits per byte (left of 0: better)")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8, frameon=False)
+    _save(figure, file)
+
+
+def _save(figure: Any, file: Path) -> None:
+    write_beside(file, lambda beside: figure.savefig(beside, format="png", dpi=150))

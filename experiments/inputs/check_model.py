@@ -1,0 +1,245 @@
+"""Is a checkpoint safe to use? What it is made of, and whether we compute what torch computes.
+
+    python -m experiments.inputs.check_model --model=sample
+    python -m experiments.inputs.check_model --model=FOLDER_OR_ID
+    python -m experiments.inputs.check_model --model=FOLDER_OR_ID --mesh=2x4 --fsdp
+
+Prints the family, the mechanisms, the parameters and the memory that the weights take
+on each device of a mesh (which need not be there), and, where torch is installed,
+compares every hidden state and the logits with `transformers`, on a sentence in several
+languages. Exit status: 0 if they agree, 1 if not or if the model cannot be read, 3 if
+torch is not there to compare with. Both models are held in float32, one after the other.
+"""
+
+import importlib.util
+import logging
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from flax import nnx
+from jax.sharding import AbstractMesh, AxisType
+from jaxtyping import Float
+
+from ilo_jax.corpora import parallel
+from ilo_jax.corpora.packing import as_sentences, fill, plan
+from ilo_jax.models import parameters
+from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.describe import describe
+from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.sample import e5_small
+from ilo_jax.sharding import make_mesh, unsplit
+
+MODEL = flags.DEFINE_string("model", None, "A folder, hub id or sample.", required=True)
+MESH = flags.DEFINE_string("mesh", "1x1", "Devices along data x model, for the memory.")
+FSDP = flags.DEFINE_bool("fsdp", False, "Split weights over data too, for the memory.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "For the memory.")
+TOLERANCE = flags.DEFINE_float(
+    "tolerance", 1e-4, "Of the norm of a sentence's hidden state; float32.", lower_bound=0
+)
+
+LANGUAGES = ("eng_Latn", "zho_Hans", "urd_Arab", "hin_Deva", "rus_Cyrl", "swh_Latn")
+DISAGREE, NOT_COMPARED = 1, 3
+
+
+class States(NamedTuple):
+    """What a model makes of one sentence."""
+
+    hidden: list[Float[np.ndarray, "seq dim"]]
+    logits: Float[np.ndarray, "seq vocab"] | None
+
+
+def parse_mesh(text: str) -> AbstractMesh:
+    """Return the mesh "DATAxMODEL", of devices that need not be there.
+
+    Raises:
+        ValueError: if it is not of that form.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise ValueError(f"mesh must be DATAxMODEL such as 2x4, got {text!r}")
+    sizes = int(match[1]), int(match[2])
+    return AbstractMesh(sizes, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def memory(config: ModelConfig, mesh: AbstractMesh, *, fsdp: bool, dtype: str) -> tuple[int, int]:
+    """Return the parameters of a model, and the bytes of them on each device."""
+    model = parameters.abstract(config, dtype=jnp.dtype(dtype))
+    lies = parameters.shardings(model, mesh, fsdp=fsdp)
+    shapes = {path: like.shape for path, like in parameters.shapes(model).items()}
+    held = sum(math.prod(lies[path].shard_shape(shape)) for path, shape in shapes.items())
+    return sum(map(math.prod, shapes.values())), held * jnp.dtype(dtype).itemsize
+
+
+def summary(folder: Path, *, mesh: str, fsdp: bool, dtype: str) -> str:
+    """Return what a model is made of, one mechanism a line.
+
+    Args:
+        folder: of the model.
+        mesh: "DATAxMODEL", for the memory.
+        fsdp: whether weights are also split over data.
+        dtype: of the weights.
+
+    Raises:
+        FileNotFoundError: if the folder has no config.json.
+        ValueError: if that is not one that we read, or the mesh is malformed.
+    """
+    raw, config = repository.raw_config(folder), repository.folder_config(folder)
+    devices = parse_mesh(mesh)
+    count, held = memory(config, devices, fsdp=fsdp, dtype=dtype)
+    lines = {"family": f"{raw['model_type']}, {' '.join(raw.get('architectures') or ['?'])}"}
+    lines |= describe(config)
+    lines["parameters"] = f"{count:,}"
+    lines["memory"] = f"{held / 2**20:,.1f} MiB of {dtype} weights on each device of a "
+    lines["memory"] += f"{mesh} mesh (data x model){' with FSDP' if fsdp else ''}"
+    if whole := unsplit(devices, parameters.axis_counts(config)):
+        named = ", ".join(f"{axis} ({n})" for axis, n in whole.items())
+        lines["not split"] = f"{named}: no multiple of {devices.shape['model']}"
+        lines["not split"] += "; vocab matrices are split along dim" if "vocab" in whole else ""
+    return "\n".join(f"{name:<11} {line}" for name, line in lines.items())
+
+
+def sentences(folder: Path, config: ModelConfig) -> list[list[int]]:
+    """Return token ids of a sentence in several languages; random ones without a tokenizer."""
+    if not repository.matching(folder, repository.TOKENIZER):
+        print(f"no tokenizer in {folder}: comparing on random tokens")
+        rng = np.random.default_rng(0)
+        return [rng.integers(2, config.vocab, n).tolist() for n in (48, 31, 5)]
+    corpus = parallel.sample()
+    texts = [corpus.sentences[corpus.languages.index(code)][0] for code in LANGUAGES]
+    return repository.load_tokenizer(folder)(texts)["input_ids"]
+
+
+def by_torch(
+    folder: Path, ids: Sequence[Sequence[int]], *, head: bool, causal: bool
+) -> list[States]:
+    """Return what `transformers` makes of each sentence, alone."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    kind = transformers.AutoModel
+    if head:
+        kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
+    model: Any = kind.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    ).eval()
+    found = []
+    with torch.no_grad():
+        for sentence in ids:
+            output = model(torch.tensor([sentence]), output_hidden_states=True)
+            logits = output.logits[0].numpy() if head else None
+            found.append(States([state[0].numpy() for state in output.hidden_states], logits))
+    return found
+
+
+@nnx.jit
+def _forward(
+    model: Any, tokens: jax.Array, positions: jax.Array, segments: jax.Array
+) -> tuple[list[jax.Array], jax.Array | None]:
+    states = model(tokens, positions, segments, tap=lambda hidden: hidden)
+    return states, None if model.head is None else model.logits(states[-1])
+
+
+def by_us(folder: Path, ids: Sequence[Sequence[int]]) -> list[States]:
+    """Return what our model makes of each sentence, all of them packed."""
+    model = hf.load(folder, mesh=make_mesh(data=1))
+    packed, length = as_sentences(ids), max(map(len, ids))
+    planned = plan(packed.lengths, row_length=length)
+    rows = fill(packed, planned, row_length=length)
+    hidden, logits = jax.device_get(_forward(model, *map(jnp.asarray, rows[:3])))
+    found = []
+    for number in range(len(ids)):
+        row, segment = map(int, np.argwhere(planned == number)[0])
+        where = rows.segments[row] == segment + 1
+        scores = None if logits is None else logits[row][where]
+        found.append(States([state[row][where] for state in hidden], scores))
+    return found
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the norm of the difference over that of the reference; infinite for NaN."""
+    ratio = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+    return ratio if math.isfinite(ratio) else math.inf
+
+
+def compare(ours: list[States], theirs: list[States]) -> dict[str, float]:
+    """Return the largest relative difference of each hidden state, and of the logits.
+
+    Where transformers gives the last state after a projection (OPT-350m), ours is the
+    one before; the logits are compared all the same.
+    """
+    worst: dict[str, float] = {}
+    for us, them in zip(ours, theirs, strict=True):
+        pairs = {
+            f"state {i}": pair for i, pair in enumerate(zip(us.hidden, them.hidden, strict=True))
+        }
+        if us.logits is not None and them.logits is not None:
+            pairs["logits"] = us.logits, them.logits
+        for name, (a, b) in pairs.items():
+            if a.shape == b.shape:
+                worst[name] = max(worst.get(name, 0.0), difference(a, b))
+    return worst
+
+
+def check(folder: Path, *, tolerance: float) -> int:
+    """Compare with `transformers`, print what is found and return the exit status.
+
+    Args:
+        folder: of the model.
+        tolerance: of the norm of a sentence's hidden state.
+
+    Raises:
+        OSError: if a file is absent.
+        ValueError: if the model is not one that we read.
+    """
+    if importlib.util.find_spec("torch") is None:
+        print("not compared: torch is not installed")
+        return NOT_COMPARED
+    config = repository.folder_config(folder)
+    ids = sentences(folder, config)
+    theirs = by_torch(folder, ids, head=config.head.kind != "none", causal=config.causal)
+    worst = compare(by_us(folder, ids), theirs)
+    name = max(worst, key=lambda n: worst[n])
+    agree = worst[name] <= tolerance
+    print(
+        f"{'agrees' if agree else 'DISAGREES'} with transformers on {sum(map(len, ids))} tokens of "
+        f"{len(ids)} sentences: {len(worst)} outputs, largest relative difference "
+        f"{worst[name]:.1e} ({name}), tolerance {tolerance:g}"
+    )
+    if not agree:
+        beyond = (f"{n}: {value:.1e}" for n, value in worst.items() if value > tolerance)
+        print("\n".join(beyond))
+    return 0 if agree else DISAGREE
+
+
+def main(argv: list[str]) -> None:
+    """Check the model of the flags; bad input ends it with one clear line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    try:
+        folder = e5_small.folder() if MODEL.value == "sample" else repository.resolve(MODEL.value)
+        print(summary(folder, mesh=MESH.value, fsdp=FSDP.value, dtype=DTYPE.value))
+        sys.exit(check(folder, tolerance=TOLERANCE.value))
+    except (ImportError, OSError, ValueError) as error:
+        logging.debug("where it happened", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

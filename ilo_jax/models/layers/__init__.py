@@ -1,0 +1,1 @@
+"""What a transformer is put together from."""

@@ -1,0 +1,46 @@
+"""The two kinds of feed-forward layer."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ilo_jax.models.config import MlpConfig
+from ilo_jax.models.layers.linear import linear
+
+_tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_fast": _tanh_gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+"""Named as Hugging Face names them; its "gelu" is the exact one, the others the tanh form."""
+
+
+class Mlp(nnx.Module):
+    """`down(act(up(x)))`, or `down(act(gate(x)) * up(x))` where gated."""
+
+    def __init__(self, config: MlpConfig, *, dim: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        layer = functools.partial(linear, bias=config.bias, dtype=dtype, rngs=rngs)
+        self.activation = config.activation
+        self.gate = layer(dim, config.dim) if config.gated else None
+        self.up = layer(dim, config.dim)
+        self.down = layer(config.dim, dim)
+
+    def neurons(self, hidden: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq neuron"]:
+        """Return the activations, of which the update is a linear function."""
+        activate = ACTIVATIONS[self.activation]
+        if self.gate is None:
+            return activate(self.up(hidden))
+        return activate(self.gate(hidden)) * self.up(hidden)
+
+    def __call__(self, hidden: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq dim"]:
+        """Return the block's update of the residual stream."""
+        return self.down(self.neurons(hidden))

@@ -1,0 +1,133 @@
+"""What the frozen first blocks make of the text, computed once and kept."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from ilo_jax.activations.store import numpy_dtype, write_beside
+from ilo_jax.corpora.packing import Placed, place
+from ilo_jax.models import parameters
+from ilo_jax.models.config import ModelConfig
+from ilo_jax.processes import gathered, own_part, quiet, share, together
+from ilo_jax.sharding import along_data
+from ilo_jax.training.order import Order, Text, own_rows, own_slots, place_parts
+from ilo_jax.training.step import Weights
+
+
+class Prefix(NamedTuple):
+    """The hidden states of this process's rows before the lowest block that trains."""
+
+    states: np.ndarray
+    """ "row seq dim", in memory or mapped from a file."""
+    numbers: Int[np.ndarray, " row"]
+    """Of the rows in the text, ascending."""
+
+    def at(self, order: Order, step: int, mesh: Mesh) -> Float[Array, "part row seq dim"]:
+        """Return the states of a step's rows on the devices; those of padding are 0."""
+        wanted = order.at(step)[:, own_slots(order, share(mesh))].ravel()
+        found = np.zeros((len(wanted), *self.states.shape[1:]), self.states.dtype)
+        found[wanted >= 0] = self.states[np.searchsorted(self.numbers, wanted[wanted >= 0])]
+        return place_parts(found, order.parts, mesh)
+
+
+def compute_prefix(
+    config: ModelConfig,
+    weights: Weights,
+    text: Text,
+    order: Order,
+    mesh: Mesh,
+    *,
+    blocks: int,
+    dtype: str,
+    file: Path | None,
+) -> Prefix:
+    """Return the hidden state after the first blocks, for all rows of this process.
+
+    It changes what a step costs, never what it computes: in the dtype of the computation the
+    state is what the blocks would have given again, within the rounding of another batch.
+
+    Cost: one pass of the text through these blocks; seq * dim numbers a row to keep.
+
+    Args:
+        config: of the model.
+        weights: of all of it.
+        text: in rows.
+        order: of its rows.
+        mesh: on which the weights lie.
+        blocks: how many, all frozen, and the embedding, too.
+        dtype: of the computation and of what is kept: "float32" or "bfloat16".
+        file: to keep it in, or to take it from if it is there; None: in memory. Its name must
+            tell models, texts, orders, numbers of blocks, dtypes and processes apart.
+
+    Raises:
+        OSError: if the file cannot be written.
+        RuntimeError: if it cannot on another process.
+        ValueError: if a file is there that is not of this size.
+    """
+    numbers = own_rows(order, mesh)
+    shape = (len(numbers), text.row_length, config.dim)
+    there = together(lambda: file and _is_there(file, shape, dtype), what=f"looking for {file}")
+    if not gathered(np.array(bool(there))).all():
+        forward = _forward(config, weights, mesh, blocks=blocks, dtype=dtype)
+        parts = _computed(forward, text, order, mesh)
+        if file is None:
+            nothing = np.zeros((0, *shape[1:]), numpy_dtype(dtype))
+            return Prefix(np.concatenate([nothing, *parts]), numbers)
+        _write(file, parts)
+    assert file is not None
+    return Prefix(np.memmap(file, numpy_dtype(dtype), mode="r", shape=shape), numbers)
+
+
+def _is_there(file: Path, shape: tuple[int, ...], dtype: str) -> bool:
+    if not file.is_file():
+        return False
+    expected = math.prod(shape) * numpy_dtype(dtype).itemsize
+    if (size := file.stat().st_size) != expected:
+        raise ValueError(f"{file} must have {expected} bytes for {shape} {dtype}, got {size}")
+    return True
+
+
+def _forward(
+    config: ModelConfig, weights: Weights, mesh: Mesh, *, blocks: int, dtype: DTypeLike
+) -> Callable[[Placed], Array]:
+    """Return the jitted function from rows to the state after the first blocks."""
+    assemble = parameters.assembler(config, mesh, dtype=dtype)
+
+    def forward(weights: Weights, rows: Placed) -> Array:
+        model = assemble(weights)
+        hidden = model.begin(rows.tokens, rows.positions)
+        return model.through(hidden, rows.positions, rows.segments, blocks=range(blocks))
+
+    return partial(jax.jit(forward, out_shardings=along_data(mesh)), weights)
+
+
+def _computed(
+    forward: Callable[[Placed], Array], text: Text, order: Order, mesh: Mesh
+) -> Iterator[np.ndarray]:
+    """Give the states of this process's rows, as many at a time as a part of a batch has."""
+    slots = own_slots(order, share(mesh))
+    starts = range(0, order.epoch * order.batch, order.part_rows)
+    for start in tqdm(starts, desc="frozen blocks", unit="batch", disable=quiet()):
+        numbers = np.arange(start, start + order.part_rows)[slots]
+        rows = text.rows(np.where(numbers < order.rows, numbers, -1))
+        yield own_part(forward(place(rows, mesh)), axis=0)[numbers < order.rows]
+
+
+def _write(file: Path, parts: Iterator[np.ndarray]) -> None:
+    """Write the states one after the other, whole or not at all, on all processes or none."""
+
+    def into(beside: Path) -> None:
+        with beside.open("wb") as stream:
+            for part in parts:
+                together(partial(part.tofile, stream), what=f"writing {file}")
+
+    write_beside(file, into)

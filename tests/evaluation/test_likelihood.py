@@ -1,0 +1,341 @@
+"""Likelihoods against torch, sentence by sentence, and what must not change them."""
+
+import dataclasses
+import json
+import math
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ilo_jax.corpora.packing import as_sentences
+from ilo_jax.evaluation import likelihood as module
+from ilo_jax.evaluation.likelihood import (
+    bits_per_byte,
+    compiled_likelihood,
+    continuations,
+    log_likelihoods,
+    predicted_tokens,
+    refuse_unfit,
+    rolling,
+)
+from ilo_jax.models import parameters
+from ilo_jax.models.hub import hf
+from ilo_jax.sharding import make_mesh
+from tests.models.variants import perturb
+from tests.pairs import run_two
+
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+VOCAB = {byte: i for i, byte in enumerate(BYTES)} | {"<s>": 256, "</s>": 257, "ab": 258}
+BOS, EOS = VOCAB["<s>"], VOCAB["</s>"]
+TEXTS = [
+    "The cat sat.",
+    "Die Katze saß auf der Matte.",
+    "猫坐在垫子上。",
+    "x",
+    " ab ab",
+    "abcabab" * 9,
+]
+
+
+@pytest.fixture(scope="module")
+def theirs() -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(VOCAB),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=96,
+    )
+    model = LlamaForCausalLM(config).eval()
+    perturb(model, seed=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(theirs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    theirs.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
+    return hf.load(folder, mesh=make_mesh())
+
+
+def tokenizer_of(*, template: str = "$A", **special: str) -> PreTrainedTokenizerFast:
+    """Bytes, but for a merge of a and b, with these special tokens put around a text."""
+    words = Tokenizer(models.BPE(vocab=VOCAB, merges=[("a", "b")]))
+    words.normalizer = normalizers.Replace("\u200b", "")
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens = [("<s>", BOS), ("</s>", EOS)]
+    words.post_processor = TemplateProcessing(single=template, special_tokens=tokens)
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return tokenizer_of(bos_token="<s>", eos_token="</s>")
+
+
+def split(sentences) -> list[tuple[list[int], list[bool]]]:
+    """Tokens of each sentence, and which of them are given."""
+    ends = np.cumsum(sentences.lengths)[:-1]
+    parts = zip(np.split(sentences.tokens, ends), np.split(sentences.special, ends), strict=True)
+    return [(tokens.tolist(), given.tolist()) for tokens, given in parts]
+
+
+def definition(model: LlamaForCausalLM, sentences) -> np.ndarray:
+    """By torch, one sentence at a time, each token by itself."""
+    found = []
+    for tokens, given in split(sentences):
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens])).logits[0].double()
+        logs = torch.log_softmax(logits, -1)
+        wanted = [i for i in range(1, len(tokens)) if not given[i]]
+        found.append(sum(logs[i - 1, tokens[i]].item() for i in wanted))
+    return np.array(found)
+
+
+# Tokens
+
+
+@pytest.mark.parametrize(
+    ("special", "prefix"),
+    [({"bos_token": "<s>", "eos_token": "</s>"}, BOS), ({"eos_token": "</s>"}, EOS)],
+)
+def test_a_text_begins_with_bos_or_else_eos(special, prefix):
+    texts = split(rolling(["ab", "c"], tokenizer_of(**special)))
+    assert texts == [([prefix, 258], [True, False]), ([prefix, VOCAB["c"]], [True, False])]
+
+
+@pytest.mark.parametrize("template", ["<s> $A", "<s> $A </s>"])
+def test_a_tokenizer_that_puts_its_own_bos_gets_no_other(template):
+    """And what it puts at the end is not text."""
+    tokenizer = tokenizer_of(template=template, bos_token="<s>", eos_token="</s>")
+    assert split(rolling(["abc"], tokenizer)) == [([BOS, 258, VOCAB["c"]], [True, False, False])]
+    expected = [([BOS, VOCAB["c"], 258], [True, True, False])]
+    assert split(continuations(["c"], ["ab"], tokenizer)) == expected
+
+
+def test_all_special_tokens_at_the_start_are_given():
+    tokenizer = tokenizer_of(template="</s> <s> $A", bos_token="<s>")
+    assert split(rolling(["ab"], tokenizer)) == [([EOS, BOS, 258], [True, True, False])]
+
+
+def test_white_space_at_the_end_of_a_context_goes_to_the_option(tokenizer):
+    there, here = (continuations([c], [o], tokenizer) for c, o in [("cd \n", "e"), ("cd", " \ne")])
+    assert split(there) == split(here)
+    assert split(here)[0][1] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("context", ["", " "])
+def test_without_a_context_a_prefix_is_given(tokenizer, context):
+    tokens, given = split(continuations([context], ["cd"], tokenizer))[0]
+    expected = [BOS, *tokenizer(context + "cd")["input_ids"]]
+    assert tokens == expected
+    assert given == [True] + [False] * (len(expected) - 1)
+
+
+def test_a_context_keeps_its_own_tokens(tokenizer):
+    """Together "ca" and "bd" are c, ab, d; alone the context is c, a, after which comes d."""
+    c, a, d = (VOCAB[letter] for letter in "cad")
+    assert split(continuations(["ca"], ["bd"], tokenizer)) == [([c, a, d], [True, True, False])]
+
+
+def test_what_has_no_token_of_its_own_is_refused(tokenizer):
+    message = "a text must have a token beside those given; got:\n  2: 'cab'\n  3: '\u200b'"
+    message = message.encode("unicode_escape").decode().replace("\\n", "\n")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        continuations(["c", "ca", ""], ["d", "b", "\u200b"], tokenizer)
+    with pytest.raises(ValueError, match=r"and 2 more$"):
+        rolling([""] * 12, tokenizer)
+
+
+def test_a_tokenizer_with_nothing_to_begin_with_is_refused():
+    message = "the tokenizer must have a BOS or an EOS token to begin a text with, got none"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        rolling(["ab"], tokenizer_of())
+
+
+def test_how_many_tokens_are_predicted(tokenizer):
+    assert predicted_tokens(rolling(["abc", "c"], tokenizer)).tolist() == [2, 1]
+    assert predicted_tokens(continuations(["cc"], ["dab"], tokenizer)).tolist() == [2]
+    plain = as_sentences([[1, 2, 3], [4]], [[0, 0, 1], [0]])
+    assert predicted_tokens(plain).tolist() == [1, 0]
+
+
+# Likelihoods
+
+
+@pytest.fixture(scope="module")
+def likelihood(ours):
+    return compiled_likelihood(ours.config, make_mesh(), batch_tokens=256, dtype=jnp.float32)
+
+
+def test_likelihoods_are_torchs_sentence_by_sentence(theirs, ours, likelihood, tokenizer):
+    texts = rolling(TEXTS, tokenizer)
+    found = likelihood(ours, texts)
+    assert (found < 0).all()
+    np.testing.assert_allclose(found, definition(theirs, texts), rtol=1e-5)
+
+
+def test_what_is_given_is_not_counted(theirs, ours, likelihood, tokenizer):
+    """p(context option) = p(context) p(option | context), where all begin alike."""
+    tokenizer = tokenizer_of(template="<s> $A", bos_token="<s>")
+    parts = continuations(["cat", "d" * 40, ""], [" sat", "e", "cab"], tokenizer)
+    found = likelihood(ours, parts)
+    np.testing.assert_allclose(found, definition(theirs, parts), rtol=1e-5)
+    whole = likelihood(ours, rolling(["cat sat", "d" * 40 + "e", "cab"], tokenizer))
+    contexts = np.append(likelihood(ours, rolling(["cat", "d" * 40], tokenizer)), 0)
+    np.testing.assert_allclose(found, whole - contexts, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "batch_tokens", "row_length"),
+    [(1, 1, 256, 256), (1, 1, 4096, 128), (2, 2, 512, 384), (3, 1, 1, 96)],
+)
+def test_packing_batches_and_mesh_change_nothing(
+    folder, ours, likelihood, tokenizer, monkeypatch, data, model, batch_tokens, row_length
+):
+    texts = rolling(TEXTS * 5, tokenizer)
+    expected = likelihood(ours, texts)
+    monkeypatch.setattr("ilo_jax.activations.schedule.row_length", lambda longest: row_length)
+    mesh = make_mesh(data=data, model=model)
+    other = hf.load(folder, mesh=mesh)
+    settings = {"batch_tokens": batch_tokens, "dtype": jnp.float32}
+    found = log_likelihoods(other, texts, mesh, **settings)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    order = np.random.default_rng(0).permutation(30)
+    shuffled = rolling([(TEXTS * 5)[i] for i in order], tokenizer)
+    np.testing.assert_allclose(likelihood(ours, shuffled), expected[order], rtol=1e-5)
+
+
+def test_it_is_compiled_once_for_other_weights_and_texts(
+    theirs, folder, ours, tokenizer, monkeypatch, tmp_path
+):
+    """Other weights give other values, those of torch: none are part of what is compiled."""
+    traced, losses = [], module.next_token_losses
+    monkeypatch.setattr(
+        module, "next_token_losses", lambda *given: traced.append(given) or losses(*given)
+    )
+    settings = {"batch_tokens": 256, "dtype": jnp.float32}
+    likelihood = compiled_likelihood(ours.config, make_mesh(), **settings)
+    texts = rolling(TEXTS, tokenizer)
+    first = likelihood(ours, texts)
+    assert len(traced) == 1
+    state = theirs.state_dict()
+    changed = LlamaForCausalLM(theirs.config).eval()
+    changed.load_state_dict({name: 0.9 * weight for name, weight in state.items()})
+    changed.save_pretrained(tmp_path)
+    second = likelihood(hf.load(tmp_path, mesh=make_mesh()), texts)
+    assert (np.abs(second - first) > 1e-3).all()
+    np.testing.assert_allclose(second, definition(changed, texts), rtol=1e-5)
+    likelihood(ours, rolling(TEXTS[:3], tokenizer))
+    assert len(traced) == 1
+
+
+def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary(folder, likelihood):
+    model = hf.load(folder, mesh=make_mesh())
+    weights = parameters.weights(model)
+    parameters.put(model, weights | {"head/out/kernel": 0 * weights["head/out/kernel"]})
+    sentences = as_sentences([[1, 2, 3, 4], [5], [6, 7]], [[0, 1, 0, 0], [0], [0, 0]])
+    expected = np.array([2, 0, 1]) * -math.log(len(VOCAB))
+    np.testing.assert_allclose(likelihood(model, sentences), expected, rtol=1e-6)
+
+
+def test_bfloat16_is_near_whatever_the_dtype_of_the_weights(ours, tokenizer, likelihood):
+    texts = rolling(TEXTS, tokenizer)
+    settings = {"batch_tokens": 256, "dtype": jnp.bfloat16}
+    found = log_likelihoods(ours, texts, make_mesh(), **settings)
+    expected = likelihood(ours, texts)
+    assert (found != expected).all()
+    np.testing.assert_allclose(found, expected, rtol=0.05)
+    assert parameters.weights(ours)["head/out/kernel"].dtype == jnp.float32
+
+
+def test_bits_per_byte():
+    """A quarter for every byte is two bits."""
+    found = bits_per_byte(math.log(0.25) * np.array([[3.0, 1], [4, 4]]), np.array([[3, 1], [8, 8]]))
+    np.testing.assert_allclose(found, [2, 1])
+
+
+PROCESS = """
+import json, sys
+import jax, jax.numpy as jnp
+from ilo_jax import processes, sharding
+from ilo_jax.corpora.packing import as_sentences
+from ilo_jax.models.hub import hf
+from ilo_jax.evaluation.likelihood import log_likelihoods
+number, port, folder, file, model = sys.argv[1:]
+processes.join(f"localhost:{port}", processes=2, process=int(number))
+mesh = sharding.make_mesh(model=int(model))
+assert mesh.size == 2
+sentences = as_sentences(json.load(open(file)))
+found = log_likelihoods(
+    hf.load(folder, mesh=mesh), sentences, mesh, batch_tokens=256, dtype=jnp.float32
+)
+print(json.dumps(found.tolist()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [1, 2])
+def test_two_processes_each_get_all(folder, ours, likelihood, tokenizer, tmp_path, model):
+    """Three rows over two processes, or one copy of the model over both."""
+    script, file = tmp_path / "process.py", tmp_path / "sentences.json"
+    script.write_text(PROCESS)
+    texts = rolling(TEXTS * 5, tokenizer)
+    file.write_text(json.dumps([tokens for tokens, _ in split(texts)]))
+    arguments = [str(folder), str(file), str(model)]
+    for done in run_two(script, arguments, arguments):
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        np.testing.assert_allclose(found, likelihood(ours, texts), rtol=1e-5)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("causal", "head", "got"),
+    [
+        (False, "own", "an encoder with a head"),
+        (True, "none", "a decoder without a head"),
+        (False, "none", "an encoder without a head"),
+    ],
+)
+def test_models_without_likelihoods_are_refused(ours, causal, head, got):
+    head = dataclasses.replace(ours.config.head, kind=head)
+    config = dataclasses.replace(ours.config, causal=causal, head=head)
+    with pytest.raises(ValueError, match=f"^likelihoods need a decoder with a head, got {got}$"):
+        compiled_likelihood(config, make_mesh(), batch_tokens=1, dtype=jnp.float32)
+
+
+def test_sentences_that_do_not_fit_are_named(ours, likelihood):
+    sentences = as_sentences([[1] * 96, [1] * 97, [], [1] * 300])
+    message = "a sentence must have 1 to 96 tokens, the positions of the model; got:\n"
+    numbered = message + "  sentence 2: 97 tokens\n  sentence 3: 0 tokens\n  sentence 4: 300 tokens"
+    with pytest.raises(ValueError, match=f"^{re.escape(numbered)}$"):
+        likelihood(ours, sentences)
+    with pytest.raises(ValueError, match=r"got:\n  deu 9: 97 tokens$"):
+        refuse_unfit(as_sentences([[1] * 97]), ours.config, name=lambda index: f"deu {index + 9}")
+
+
+def test_a_tokenizer_of_another_model_is_refused(ours, likelihood):
+    message = "gives token id 259, but the model has embeddings for ids below 259"
+    with pytest.raises(ValueError, match=message):
+        likelihood(ours, as_sentences([[1, 259, 3]]))
+
+
+def test_no_sentences_are_refused(ours, likelihood):
+    with pytest.raises(ValueError, match="sentences must be at least one, got none"):
+        likelihood(ours, as_sentences([]))

@@ -1,0 +1,111 @@
+"""The comparison is of the same work, and says so if it is not."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorstore
+
+from experiments.bench import ilo as bench_ilo
+from experiments.bench.rivals.searchers import Found
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(*given: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "experiments.bench.ilo", *given]
+    environment = os.environ | {"XLA_FLAGS": "", "OMP_NUM_THREADS": "2"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "times.csv").open(newline="") as text:
+        return list(csv.DictReader(text))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+def test_a_comparison_leaves_a_table_and_a_picture(workdir):
+    sizes = ["--lang=4", "--sent=30,40", "--dims=16", "--rounds=1", f"--workdir={workdir}"]
+    done = run(*sizes, "--searchers=exact,paper,products")
+    assert done.returncode == 0, done.stderr
+    found = rows(workdir)
+    assert [(r["points"], r["searcher"]) for r in found] == [
+        (points, name) for points in ("120", "160") for name in ("exact", "paper", "products")
+    ]
+    for row in found:
+        seconds, floor = float(row["seconds"]), float(row["of_floor"])
+        assert float(row["gflops"]) == pytest.approx(
+            2 * int(row["points"]) ** 2 * 16 / seconds / 1e9, abs=0.06, rel=0.1
+        )
+        assert (row["memory_mib"] == "") == (row["searcher"] == "products")
+        assert floor > 0
+        assert (row["recall"] == "") == (row["searcher"] == "products")
+        assert row["recall"] in ("", "1.0")
+    assert (workdir / "times.png").read_bytes().startswith(b"\x89PNG")
+    assert "of_floor" in done.stdout
+
+
+def test_stored_states_are_searched_and_rows_added(workdir, tmp_path):
+    states = bench_ilo.synthetic(4, 20, 8)[None]
+    where = {"driver": "zarr3", "kvstore": f"file://{tmp_path}/states/"}
+    tensorstore.open(where, create=True, dtype="float32", shape=states.shape).result()[...] = states
+    before = len(rows(workdir)) if (workdir / "times.csv").is_file() else 0
+    given = [f"--states={tmp_path}", "--rounds=1", "--nomemory", f"--workdir={workdir}"]
+    done = run(*given, "--searchers=exact")
+    assert done.returncode == 0, done.stderr
+    assert len(rows(workdir)) == before + 1
+    assert rows(workdir)[-1]["states"] == "state 0"
+    np.testing.assert_array_equal(bench_ilo.stored(tmp_path, 0), states[0])
+
+
+def test_unknown_searchers_are_refused(tmp_path):
+    done = run("--searchers=exact,best", f"--workdir={tmp_path / 'none'}")
+    assert done.returncode != 0
+    assert "got ['best']" in done.stdout + done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_states_are_as_models_have_them():
+    points = bench_ilo.synthetic(6, 50, 64).reshape(300, 64)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    assert 0.98 < (unit @ unit.T).mean() < 0.999
+
+
+def test_truth_is_by_cosine():
+    states = bench_ilo.synthetic(3, 20, 8)
+    points = states.reshape(60, 8).astype(np.float64)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    cosine = unit @ unit.T - 2 * np.eye(60)
+    found = bench_ilo.truth(states, np.arange(60), 5)
+    np.testing.assert_array_equal(
+        np.sort(found, axis=1), np.sort(np.argsort(-cosine, axis=1)[:, :5], axis=1)
+    )
+
+
+def test_recall_is_a_share():
+    assert bench_ilo.recall(np.array([[1, 2], [3, 4]]), np.array([[2, 1], [4, 5]])) == 0.75
+
+
+@pytest.mark.parametrize("certain", [True, False])
+def test_proven_differences_stop_the_run(certain):
+    index = np.array([[1, 2], [0, 2], [0, 1]])
+    other = np.array([[2, 1], [0, 2], [1, 3]])
+    proven = np.array([True, True, certain])
+    found = {
+        "exact": Found(index, np.ones(3, bool)),
+        "paper": Found(index[::-1]),
+        "fast": Found(other, proven),
+    }
+    if certain:
+        with pytest.raises(ValueError, match=r"^1 points are proven differently: exact, fast$"):
+            bench_ilo.refuse_differences(found)
+    else:
+        bench_ilo.refuse_differences(found)

@@ -1,0 +1,51 @@
+"""Calls take turns, and what they hold is seen."""
+
+import os
+import time
+
+import numpy as np
+
+from experiments.bench import timing
+from experiments.bench.timing import Seconds
+
+
+def test_calls_take_turns_after_a_warm_up():
+    made = []
+
+    def make(name: str) -> int:
+        made.append(name)
+        return len(made)
+
+    times = timing.alternating({n: lambda n=n: make(n) for n in "ab"}, rounds=3)
+    assert "".join(made) == "ab" + "ab" * 3
+    assert {name: each.result for name, each in times.items()} == {"a": 7, "b": 8}
+
+
+def test_both_clocks_are_read():
+    timing.once(lambda: None)
+    taken = timing.once(lambda: time.sleep(0.2)).seconds
+    assert taken.wall >= 0.2
+    assert taken.cpu < taken.wall
+
+
+def test_medians_are_of_each_clock():
+    times = [Seconds(1, 30), Seconds(2, 10), Seconds(9, 20)]
+    assert timing.medians(times) == Seconds(2, 20)
+
+
+def test_peak_is_what_a_call_holds():
+    size = 100 * 2**20
+
+    def hold() -> None:
+        held = np.ones(size, np.uint8)
+        time.sleep(0.05)
+        del held
+
+    seconds, beyond = timing.peak_beyond(hold)
+    assert size <= beyond < 2 * size
+    assert seconds.wall >= 0.05
+
+
+def test_no_process_holds_nothing():
+    assert timing.anonymous(os.getpid()) > 0
+    assert timing.anonymous(2**30) == 0

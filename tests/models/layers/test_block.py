@@ -1,0 +1,145 @@
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jaxtyping import Array
+
+from ilo_jax.models.config import AttentionConfig, BlockConfig, MlpConfig, Norm
+from ilo_jax.models.layers.attention import Layout, layout
+from ilo_jax.models.layers.block import Block
+from tests.models.variants import TOLERANCE
+
+DIM = 8
+CONFIG = BlockConfig(
+    attention=AttentionConfig(heads=2, kv_heads=1, head_dim=4, scale=0.5),
+    mlp=MlpConfig(dim=12, activation="silu", gated=True),
+    norm=Norm(kind="rms", eps=1e-3),
+    norm_place="pre",
+)
+PARALLEL = dataclasses.replace(CONFIG, parallel=True)
+
+
+def placed(place: str) -> BlockConfig:
+    return dataclasses.replace(CONFIG, norm_place=place)
+
+
+def pre(x, attn, mlp, norm):
+    x = x + attn(norm["attn_norm"](x))
+    return x + mlp(norm["mlp_norm"](x))
+
+
+def post(x, attn, mlp, norm):
+    x = norm["attn_norm"](x + attn(x))
+    return norm["mlp_norm"](x + mlp(x))
+
+
+def out(x, attn, mlp, norm):
+    x = x + norm["attn_out_norm"](attn(x))
+    return x + norm["mlp_out_norm"](mlp(x))
+
+
+def sandwich(x, attn, mlp, norm):
+    x = x + norm["attn_out_norm"](attn(norm["attn_norm"](x)))
+    return x + norm["mlp_out_norm"](mlp(norm["mlp_norm"](x)))
+
+
+def parallel(x, attn, mlp, norm):
+    return x + attn(norm["attn_norm"](x)) + mlp(norm["mlp_norm"](x))
+
+
+def shared(x, attn, mlp, norm):
+    return x + attn(norm["attn_norm"](x)) + mlp(norm["attn_norm"](x))
+
+
+DEFINITIONS: dict[str, tuple[BlockConfig, set[str], Callable[..., Array]]] = {
+    "pre": (CONFIG, {"attn_norm", "mlp_norm"}, pre),
+    "post": (placed("post"), {"attn_norm", "mlp_norm"}, post),
+    "out": (placed("out"), {"attn_out_norm", "mlp_out_norm"}, out),
+    "sandwich": (
+        placed("sandwich"),
+        {"attn_norm", "attn_out_norm", "mlp_norm", "mlp_out_norm"},
+        sandwich,
+    ),
+    "parallel": (PARALLEL, {"attn_norm", "mlp_norm"}, parallel),
+    "shared": (dataclasses.replace(PARALLEL, shared_norm=True), {"attn_norm"}, shared),
+}
+
+
+def drawn(config: BlockConfig, *, dtype=jnp.float32) -> Block:
+    """Return a block with all its weights drawn at random, those of the norms too."""
+    block = Block(config, dim=DIM, dtype=dtype, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    state = nnx.state(block, nnx.Param)
+    nnx.update(block, jax.tree.map(lambda w: jnp.asarray(rng.normal(size=w.shape), w.dtype), state))
+    return block
+
+
+def batch(config: BlockConfig, *, dtype=jnp.float32) -> tuple[Array, Layout]:
+    hidden = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, DIM)), dtype)
+    positions = jnp.asarray([[0, 1, 2, 3, 4], [0, 1, 0, 1, 2]])
+    segments = jnp.asarray([[1, 1, 1, 1, 1], [1, 1, 2, 2, 2]])
+    return hidden, layout([config.attention], positions, segments, causal=True)
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_norms_stand_where_the_definition_has_them(name):
+    config, names, definition = DEFINITIONS[name]
+    block = drawn(config)
+    hidden, at = batch(config)
+    norms = {key: getattr(block, key) for key in DEFINITIONS["sandwich"][1]}
+    assert {key for key, norm in norms.items() if norm is not None} == names
+    expected = definition(hidden, lambda x: block.attn(x, at), block.mlp, norms)
+    got = block(hidden, at)
+    assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
+    for other, (_, needed, wrong) in DEFINITIONS.items():
+        if other != name and needed <= names:
+            different = wrong(hidden, lambda x: block.attn(x, at), block.mlp, norms)
+            assert np.abs(different - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_neurons_shown_are_those_that_update_the_stream(name):
+    config, _, definition = DEFINITIONS[name]
+    block = drawn(config)
+    hidden, at = batch(config)
+    norms = {key: getattr(block, key) for key in DEFINITIONS["sandwich"][1]}
+    neurons = []
+
+    def mlp(normed: Array) -> Array:
+        neurons.append(block.mlp.neurons(normed))
+        return block.mlp.down(neurons[0])
+
+    expected = definition(hidden, lambda x: block.attn(x, at), mlp, norms)
+    got, shown = block.show(hidden, at, neurons=lambda active: (active, active.sum()))
+    assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert shown[0].shape == (2, 5, 12)
+    assert np.abs(shown[0] - neurons[0]).max() <= TOLERANCE * np.abs(neurons[0]).max()
+    assert shown[1] == shown[0].sum()
+    np.testing.assert_array_equal(got, block(hidden, at))
+
+
+def test_a_block_keeps_the_dtype_of_the_stream():
+    hidden, at = batch(CONFIG, dtype=jnp.bfloat16)
+    block = drawn(CONFIG, dtype=jnp.bfloat16)
+    got, neurons = block.show(hidden, at, neurons=lambda active: active)
+    assert got.dtype == neurons.dtype == jnp.bfloat16
+
+
+def test_paths_name_the_weights():
+    config = dataclasses.replace(
+        placed("sandwich"),
+        attention=dataclasses.replace(
+            CONFIG.attention, qkv_bias=True, out_bias=True, qk_norm=Norm(kind="rms", eps=1e-3)
+        ),
+        mlp=dataclasses.replace(CONFIG.mlp, bias=True),
+    )
+    flat = nnx.to_flat_state(nnx.state(drawn(config), nnx.Param))
+    names = {f"attn/{p}/{w}" for p in "qkvo" for w in ("kernel", "bias")}
+    names |= {f"mlp/{p}/{w}" for p in ("gate", "up", "down") for w in ("kernel", "bias")}
+    names |= {"attn/q_norm/scale", "attn/k_norm/scale"}
+    names |= {f"{p}{kind}_norm/scale" for p in ("attn", "mlp") for kind in ("", "_out")}
+    assert {"/".join(map(str, path)) for path, _ in flat} == names
