@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ilo_jax import sharding
 from ilo_jax.activations.taps import Tap, taken
-from ilo_jax.corpora.packing import Placed, Rows, place
+from ilo_jax.corpora.packing import Rows, place
 from ilo_jax.models import parameters
 from ilo_jax.models.transformer import Transformer
 
@@ -48,7 +48,7 @@ def compiled_forward(
         for tap in taps
     }
 
-    def forward(weights: dict[str, Array], rows: Placed) -> dict[str, Array]:
+    def forward(weights: dict[str, Array], rows: Rows) -> dict[str, Array]:
         return taken(assemble(weights), rows, taps, count=segments)
 
     weights = parameters.weights(model)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ilo_jax.activations.schedule import even_batches
 from ilo_jax.activations.taps import read, taken
-from ilo_jax.corpora.packing import Placed, Plan, Sentences, joined, place_whole
+from ilo_jax.corpora.packing import Plan, Rows, Sentences, joined, place_whole
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
@@ -75,12 +75,12 @@ def _places(planned: Plan) -> Int[np.ndarray, " sent"]:
 
 def _forward(
     config: ModelConfig, mesh: Mesh, *, segments: int, dtype: DTypeLike
-) -> Callable[[dict[str, Array], Placed], Array]:
+) -> Callable[[dict[str, Array], Rows], Array]:
     """Return the jitted function to the means of all states, "state row segment dim"."""
     assemble = parameters.assembler(config, mesh, dtype=dtype)
     (tap,) = read("residual:mean", config)
 
-    def forward(weights: dict[str, Array], rows: Placed) -> Array:
+    def forward(weights: dict[str, Array], rows: Rows) -> Array:
         return taken(assemble(weights), rows, [tap], count=segments)[tap.name]
 
     return jax.jit(forward, out_shardings=replicated(mesh))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from ilo_jax.corpora.packing import Plan, Rows, Sentences, fill, joined, plan
+from ilo_jax.corpora.packing import Plan, Rows, Sentences, as_sentences, fill, joined, plan
 
 BLOCK_BATCHES = 64
 """Languages are packed together until they fill so many batches: the last is seldom full."""
@@ -83,7 +83,7 @@ class Schedule(NamedTuple):
     def padding(self, kind: int) -> Batch:
         """Return a batch without sentences, for a process that waits for others."""
         planned = np.full((self.rows[kind], 1), -1, np.int32)
-        nothing = Sentences(*np.zeros((3, 0), np.int32))
+        nothing = as_sentences([])
         return Batch(-1, planned, fill(nothing, planned, row_length=self.row_lengths[kind]))
 
 
@@ -164,7 +164,7 @@ def schedule(
     """
     groups: list[list[int]] = []
     tokens = size = 0
-    for language, (ids, _, lengths) in sentences.items():
+    for language, (ids, _, _, lengths) in sentences.items():
         full = tokens >= BLOCK_BATCHES * rows[0] * row_lengths[0] or size >= BLOCK_BYTES
         if full or not groups:
             groups.append([])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ilo_jax.activations import pooling
-from ilo_jax.corpora.packing import Placed
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
 
@@ -94,7 +94,7 @@ def _problems(tap: Tap, config: ModelConfig) -> list[str]:
 
 
 def taken(
-    model: Transformer, rows: Placed, taps: Sequence[Tap], *, count: int
+    model: Transformer, rows: Rows, taps: Sequence[Tap], *, count: int
 ) -> dict[str, Float[Array, "..."]]:
     """Return what each tap takes from packed rows, by its name.
 
@@ -120,7 +120,7 @@ def taken(
     return found
 
 
-def _pool(how: str, rows: Placed, *, count: int) -> Callable[[Array], Array]:
+def _pool(how: str, rows: Rows, *, count: int) -> Callable[[Array], Array]:
     content = jnp.where(rows.special, 0, rows.segments)
     return {
         "mean": partial(pooling.mean, segments=rows.segments, count=count),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,28 +21,40 @@ class Sentences(NamedTuple):
 
     tokens: Int32[np.ndarray, " token"]
     special: Bool[np.ndarray, " token"]
-    """True where a token stands for no text, so that poolings may leave it out; or, for losses,
-    where it is given and nobody is to predict it."""
+    """True where the tokenizer put a token of its own, so that poolings may leave it out."""
+    target: Bool[np.ndarray, " token"]
+    """True where a loss counts the token: it is to be predicted, not given."""
     lengths: Int32[np.ndarray, " sent"]
     """Tokens of each sentence."""
 
 
 def as_sentences(
-    ids: Iterable[Sequence[int]], special: Iterable[Sequence[int]] | None = None
+    ids: Iterable[Sequence[int]],
+    special: Iterable[Sequence[int]] | None = None,
+    *,
+    target: Iterable[Sequence[int]] | None = None,
 ) -> Sentences:
-    """Return sentences given one by one.
+    """Sentences given one by one.
 
     Args:
-        ids: token ids of each.
-        special: 1 where a token stands for no text; None: nowhere.
+        ids: Token ids of each.
+        special: 1 where the tokenizer put a token of its own; None: nowhere.
+        target: 1 where a loss counts the token; None: everywhere.
     """
     arrays = [np.asarray(one, np.int32).reshape(-1) for one in ids]
-    flags = [np.zeros(len(one), bool) for one in arrays]
-    if special is not None:
-        flags = [np.asarray(one, bool).reshape(-1) for one in special]
     lengths = np.array([len(one) for one in arrays], np.int32)
-    none = np.zeros(0, np.int32)
-    return Sentences(np.concatenate([*arrays, none]), np.concatenate([*flags, none > 0]), lengths)
+    tokens = np.concatenate([*arrays, np.zeros(0, np.int32)])
+    return Sentences(
+        tokens,
+        np.zeros(len(tokens), bool) if special is None else _flags(special),
+        np.ones(len(tokens), bool) if target is None else _flags(target),
+        lengths,
+    )
+
+
+def _flags(parts: Iterable[Sequence[int]]) -> Bool[np.ndarray, " token"]:
+    arrays = [np.asarray(one, bool).reshape(-1) for one in parts]
+    return np.concatenate([*arrays, np.zeros(0, bool)])
 
 
 def joined(parts: Iterable[Sentences]) -> Sentences:
@@ -51,39 +63,32 @@ def joined(parts: Iterable[Sentences]) -> Sentences:
 
 
 class Rows(NamedTuple):
-    """Token ids of many sentences, several of them to a row.
+    """Token ids of many sentences, several of them to a row: on the host, or on devices.
 
     A row's sentences are its segments, 1, 2, ... from the left without a gap; what remains
     of the row is padding, 0 everywhere.
     """
 
-    tokens: Int32[np.ndarray, "row seq"]
-    positions: Int32[np.ndarray, "row seq"]
+    tokens: Int[Any, "*part row seq"]
+    positions: Int[Any, "*part row seq"]
     """0, 1, ... within each segment."""
-    segments: Int32[np.ndarray, "row seq"]
+    segments: Int[Any, "*part row seq"]
     """From 1; 0 is padding."""
-    special: Bool[np.ndarray, "row seq"]
+    special: Bool[Any, "*part row seq"]
+    """As in `Sentences`."""
+    target: Bool[Any, "*part row seq"]
     """As in `Sentences`."""
 
 
-class Placed(NamedTuple):
-    """Rows on the devices of a mesh, split over its "data"."""
-
-    tokens: Int[jax.Array, "row seq"]
-    positions: Int[jax.Array, "row seq"]
-    segments: Int[jax.Array, "row seq"]
-    special: Bool[jax.Array, "row seq"]
+def place(rows: Rows, mesh: Mesh) -> Rows:
+    """Rows of all processes, split over "data", of which this one has those for its own devices."""
+    return Rows(*(feed(array, along_data(mesh)) for array in rows))
 
 
-def place(rows: Rows, mesh: Mesh) -> Placed:
-    """Return the rows of all processes, of which this one has those for its own devices."""
-    return Placed(*(feed(array, along_data(mesh)) for array in rows))
-
-
-def place_whole(rows: Rows, mesh: Mesh) -> Placed:
-    """Return rows on the devices, where every process has all of them."""
+def place_whole(rows: Rows, mesh: Mesh) -> Rows:
+    """Rows split over "data", of which every process has all."""
     along = along_data(mesh)
-    return Placed(*(jax.make_array_from_callback(a.shape, along, a.__getitem__) for a in rows))
+    return Rows(*(jax.make_array_from_callback(a.shape, along, a.__getitem__) for a in rows))
 
 
 Plan = Int32[np.ndarray, "row segment"]
@@ -135,12 +140,13 @@ def fill(sentences: Sentences, planned: Plan, *, row_length: int) -> Rows:
     starts = np.cumsum(sentences.lengths) - sentences.lengths
     source = np.repeat(starts[order], lengths) + inside
     tokens, positions, segments = np.zeros((3, len(planned), row_length), np.int32)
-    special = np.zeros((len(planned), row_length), bool)
+    special, target = np.zeros((2, len(planned), row_length), bool)
     tokens[at] = sentences.tokens[source]
     special[at] = sentences.special[source]
+    target[at] = sentences.target[source]
     positions[at] = inside
     segments[at] = np.repeat(slot + 1, lengths)
-    return Rows(tokens, positions, segments, special)
+    return Rows(tokens, positions, segments, special, target)
 
 
 def padding_share(rows: Rows) -> float:

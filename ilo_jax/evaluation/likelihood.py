@@ -16,7 +16,7 @@ from ilo_jax import sharding
 from ilo_jax.activations.forward import naming_what_to_change
 from ilo_jax.activations.schedule import even_batches
 from ilo_jax.corpora import tokens
-from ilo_jax.corpora.packing import Placed, Sentences, as_sentences, place_whole
+from ilo_jax.corpora.packing import Rows, Sentences, as_sentences, place_whole
 from ilo_jax.corpora.parallel import listed
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
@@ -74,11 +74,14 @@ def continuations(
     pairs = zip(_encoded(kept, tokenizer), _encoded(whole, tokenizer), strict=True)
     given = [_given(alone, both) for alone, both in pairs]
     _refuse_empty(given, whole)
-    if any(not count for count, _ in given):
-        prefix = [_prefix(tokenizer)]
-        given = [(count, ids) if count else (1, prefix + ids) for count, ids in given]
-    flags = [[1] * count + [0] * (len(ids) - count) for count, ids in given]
-    return as_sentences([ids for _, ids in given], flags)
+    if any(not count for count, _, _ in given):
+        opening = [_opening(tokenizer)]
+        given = [(n, own, ids) if n else (1, 1, opening + ids) for n, own, ids in given]
+    return as_sentences(
+        [ids for _, _, ids in given],
+        [[1] * own + [0] * (len(ids) - own) for _, own, ids in given],
+        target=[[0] * count + [1] * (len(ids) - count) for count, _, ids in given],
+    )
 
 
 class _Encoded(NamedTuple):
@@ -109,22 +112,22 @@ def _stripped(ids: Sequence[int], special: Sequence[int]) -> _Encoded:
     return _Encoded(list(ids[: text[-1] + 1]), int(text[0]))
 
 
-def _given(alone: _Encoded, both: _Encoded) -> tuple[int, list[int]]:
-    """Return how many tokens are given, and all tokens."""
+def _given(alone: _Encoded, both: _Encoded) -> tuple[int, int, list[int]]:
+    """Return how many tokens are given, how many of them are special, and all tokens."""
     ids = alone.ids + both.ids[len(alone.ids) :]
-    return max(len(alone.ids), both.before), ids
+    return max(len(alone.ids), both.before), both.before, ids
 
 
-def _refuse_empty(given: Sequence[tuple[int, Sequence[int]]], texts: Sequence[str]) -> None:
+def _refuse_empty(given: Sequence[tuple[int, int, Sequence[int]]], texts: Sequence[str]) -> None:
     problems = [
         f"{number}: {text!r}"
-        for number, ((count, ids), text) in enumerate(zip(given, texts, strict=True), 1)
+        for number, ((count, _, ids), text) in enumerate(zip(given, texts, strict=True), 1)
         if count >= len(ids)
     ]
     _refuse("a text must have a token beside those given", problems)
 
 
-def _prefix(tokenizer: "PreTrainedTokenizerBase") -> int:
+def _opening(tokenizer: "PreTrainedTokenizerBase") -> int:
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if isinstance(token, int):
             return token
@@ -179,7 +182,7 @@ def compiled_likelihood(
     """Return the function that gives log-likelihoods under models of a configuration.
 
     Of a sentence x it gives the sum of log p(x_i | x_1 ... x_(i-1)) over the tokens that are
-    not `special`, the first excepted, in nats, at most 0; summed in float32. Sentences share rows
+    its `target`, the first excepted, in nats, at most 0; summed in float32. Sentences share rows
     and rows are split over "data"; neither changes a value but for rounding. The weights are
     not part of what is compiled: other weights, and other sentences in as many rows of the
     same length, are not compiled for again.
@@ -201,7 +204,7 @@ def compiled_likelihood(
     assemble = parameters.assembler(config, mesh, dtype=dtype)
 
     @partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def step(weights: dict[str, jax.Array], rows: Placed) -> Array:
+    def step(weights: dict[str, jax.Array], rows: Rows) -> Array:
         return _of_segments(assemble(weights), rows)
 
     def likelihood(model: Transformer, sentences: Sentences) -> Float64[np.ndarray, " sent"]:
@@ -226,7 +229,7 @@ def _refuse_without_likelihood(config: ModelConfig) -> None:
         raise ValueError(f"likelihoods need a decoder with a head, got {kind} {head}")
 
 
-def _of_segments(model: Transformer, rows: Placed) -> Float32[Array, "row segment"]:
+def _of_segments(model: Transformer, rows: Rows) -> Float32[Array, "row segment"]:
     """Return the log-likelihood of each segment; 0 for those that a row does not have."""
     hidden = model.begin(rows.tokens, rows.positions)
     blocks = range(model.config.layers)
@@ -240,7 +243,7 @@ def _of_segments(model: Transformer, rows: Placed) -> Float32[Array, "row segmen
 def predicted_tokens(sentences: Sentences) -> Int32[np.ndarray, " sent"]:
     """Return how many tokens of each sentence are predicted: not given, and not the first."""
     starts = np.cumsum(sentences.lengths) - sentences.lengths
-    wanted = ~sentences.special
+    wanted = sentences.target.copy()
     wanted[starts] = False
     return np.add.reduceat(wanted, starts, dtype=np.int32)
 

@@ -4,25 +4,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ilo_jax.corpora.packing import Placed
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.models.transformer import Transformer
 
 SCORES = 2**26
 """Of the vocabulary for all positions, at most so many are held at a time: 256 MiB."""
 
 
-def predicted(rows: Placed) -> Bool[Array, "row seq"]:
-    """Return where a token is followed by one of its own segment that is not given (`special`).
+def predicted(rows: Rows) -> Bool[Array, "row seq"]:
+    """Where a token is followed by one of its own segment that is a `target`.
 
     The first token of a segment is predicted by nobody.
     """
     following = jnp.roll(rows.segments, -1, axis=1) == rows.segments
-    wanted = following & (rows.segments > 0) & ~jnp.roll(rows.special, -1, axis=1)
+    wanted = following & (rows.segments > 0) & jnp.roll(rows.target, -1, axis=1)
     return wanted.at[:, -1].set(False)
 
 
 def next_token_losses(
-    model: Transformer, final: Float[Array, "row seq dim"], rows: Placed
+    model: Transformer, final: Float[Array, "row seq dim"], rows: Rows
 ) -> Float[Array, "row seq"]:
     """Return the cross-entropy of the next token at each place, in nats; 0 where not `predicted`.
 

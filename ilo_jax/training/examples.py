@@ -1,7 +1,7 @@
 """From examples to the token ids of a training."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +15,19 @@ if TYPE_CHECKING:
 SHOWN = 10
 """How many offenders an error names."""
 
-Tokens = tuple[list[int], list[bool]]
-"""Of one example: ids, and which of them are given."""
+
+class _Tokens(NamedTuple):
+    """Of one example, or of a piece of it."""
+
+    ids: list[int]
+    special: list[bool]
+    target: list[bool]
 
 
 def tokenized(
     examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", *, row_length: int
 ) -> Sentences:
-    """Return the token ids of examples; those that are given, not learnt, are `special`.
+    """Return the token ids of examples; those that are learnt, not given, are the `target`.
 
     Given are the prompt and what stands before a text in evaluation, too
     (`likelihood.continuations`). What is learnt ends with the EOS token, if there is one. An
@@ -41,27 +46,32 @@ def tokenized(
     prompts, completions = zip(*examples, strict=True)
     found = continuations(prompts, completions, tokenizer)
     end: list[Any] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    whole = [(ids + end, given + [False] * len(end)) for ids, given in _apart(found)]
+    more = [True] * len(end)
+    whole = [
+        _Tokens(ids + end, special + more, target + more) for ids, special, target in _apart(found)
+    ]
     _refuse_long(whole, prompts, row_length)
     pieces = [piece for one in whole for piece in _cut(one, row_length)]
-    return as_sentences([ids for ids, _ in pieces], [given for _, given in pieces])
+    ids, special, target = zip(*pieces, strict=True)
+    return as_sentences(ids, special, target=target)
 
 
-def _apart(sentences: Sentences) -> Iterator[Tokens]:
+def _apart(sentences: Sentences) -> Iterator[_Tokens]:
     ends = np.cumsum(sentences.lengths)
     for start, end in zip(ends - sentences.lengths, ends, strict=True):
-        yield sentences.tokens[start:end].tolist(), sentences.special[start:end].tolist()
+        fields = (sentences.tokens, sentences.special, sentences.target)
+        yield _Tokens(*(field[start:end].tolist() for field in fields))
 
 
-def _cut(tokens: Tokens, length: int) -> Iterator[Tokens]:
-    ids, given = tokens
-    for start in range(0, max(1, len(ids) - 1), length - 1):
-        yield ids[start : start + length], given[start : start + length]
+def _cut(tokens: _Tokens, length: int) -> Iterator[_Tokens]:
+    for start in range(0, max(1, len(tokens.ids) - 1), length - 1):
+        part = slice(start, start + length)
+        yield _Tokens(tokens.ids[part], tokens.special[part], tokens.target[part])
 
 
-def _refuse_long(whole: Sequence[Tokens], prompts: Sequence[str], row_length: int) -> None:
+def _refuse_long(whole: Sequence[_Tokens], prompts: Sequence[str], row_length: int) -> None:
     pairs = zip(whole, prompts, strict=True)
-    lengths = {i: len(ids) for i, ((ids, _), prompt) in enumerate(pairs, 1) if prompt}
+    lengths = {i: len(ids) for i, ((ids, _, _), prompt) in enumerate(pairs, 1) if prompt}
     long = [f"{n} tokens in example {i}" for i, n in lengths.items() if n > row_length]
     if long:
         more = f" and {len(long) - SHOWN} more" if len(long) > SHOWN else ""

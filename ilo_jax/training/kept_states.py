@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from ilo_jax.activations.store import numpy_dtype, write_beside
-from ilo_jax.corpora.packing import Placed, place
+from ilo_jax.corpora.packing import Rows, place
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.processes import gathered, own_part, quiet, share, together
@@ -98,11 +98,11 @@ def _is_there(file: Path, shape: tuple[int, ...], dtype: str) -> bool:
 
 def _forward(
     config: ModelConfig, weights: Weights, mesh: Mesh, *, blocks: int, dtype: DTypeLike
-) -> Callable[[Placed], Array]:
+) -> Callable[[Rows], Array]:
     """Return the jitted function from rows to the state after the first blocks."""
     assemble = parameters.assembler(config, mesh, dtype=dtype)
 
-    def forward(weights: Weights, rows: Placed) -> Array:
+    def forward(weights: Weights, rows: Rows) -> Array:
         model = assemble(weights)
         hidden = model.begin(rows.tokens, rows.positions)
         return model.through(hidden, rows.positions, rows.segments, blocks=range(blocks))
@@ -111,7 +111,7 @@ def _forward(
 
 
 def _computed(
-    forward: Callable[[Placed], Array], text: Text, order: Order, mesh: Mesh
+    forward: Callable[[Rows], Array], text: Text, order: Order, mesh: Mesh
 ) -> Iterator[np.ndarray]:
     """Give the states of this process's rows, as many at a time as a part of a batch has."""
     slots = own_slots(order, share(mesh))

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Int64
 
-from ilo_jax.corpora.packing import Placed, Plan, Rows, Sentences, fill, plan
+from ilo_jax.corpora.packing import Plan, Rows, Sentences, fill, plan
 from ilo_jax.processes import Share, feed, share
 from ilo_jax.sharding import along_data
 
@@ -17,7 +17,6 @@ class Text(NamedTuple):
     """A text in rows, packed once: only their order changes from epoch to epoch."""
 
     sentences: Sentences
-    """`special` where a token is given rather than learnt."""
     planned: Plan
     row_length: int
 
@@ -102,11 +101,11 @@ def own_rows(order: Order, mesh: Mesh) -> Int64[np.ndarray, " row"]:
     return numbers[np.isin(numbers % order.batch, own)]
 
 
-def place_rows(text: Text, order: Order, step: int, mesh: Mesh) -> Placed:
+def place_rows(text: Text, order: Order, step: int, mesh: Mesh) -> Rows:
     """Return the rows of a step on the devices, each array "part row seq", split along rows."""
     numbers = order.at(step)[:, own_slots(order, share(mesh))]
     rows = text.rows(numbers.ravel())
-    return Placed(*(place_parts(array, order.parts, mesh) for array in rows))
+    return Rows(*(place_parts(array, order.parts, mesh) for array in rows))
 
 
 def place_parts(array: np.ndarray, parts: int, mesh: Mesh) -> jax.Array:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from ilo_jax.corpora.packing import Placed
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.losses import next_token_losses, predicted
@@ -25,7 +25,7 @@ Weights = dict[str, jax.Array]
 class Batch(NamedTuple):
     """What one step learns from: a leading axis of parts whose gradients are added up."""
 
-    rows: Placed
+    rows: Rows
     """Each array "part row seq"."""
     prefix: Float[Array, "part row seq dim"] | None = None
     """The hidden state before the lowest block that trains, where it is known already."""

@@ -15,7 +15,7 @@ from ilo_jax.activations import planning, schedule, taps
 from ilo_jax.activations.extraction import Report, extract
 from ilo_jax.activations.gathering import layouts
 from ilo_jax.activations.store import Store, open_store
-from ilo_jax.corpora.packing import Placed, Sentences, as_sentences, fill, plan
+from ilo_jax.corpora.packing import Rows, Sentences, as_sentences, fill, plan
 from ilo_jax.models import parameters
 from ilo_jax.models.config import (
     AttentionConfig,
@@ -244,7 +244,7 @@ def test_a_pmap_of_the_same_forward_gives_the_same(model, sentences, tmp_path):
         return taps.taken(nnx.merge(graph, state), batch, tap, count=planned.shape[1])
 
     shards = (jnp.asarray(array.reshape(8, -1, *array.shape[1:])) for array in rows)
-    found = np.asarray(forward(jax.device_get(state), Placed(*shards))["residual_mean"])
+    found = np.asarray(forward(jax.device_get(state), Rows(*shards))["residual_mean"])
     found = np.moveaxis(found, 1, 0).reshape(found.shape[1], -1, *found.shape[3:])
     states = np.zeros((len(found), SENT, found.shape[-1]))
     row, segment = np.nonzero(planned >= 0)

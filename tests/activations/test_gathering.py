@@ -119,7 +119,7 @@ def test_states_end_at_their_language_and_sentence(tmp_path, dtype):
 def test_lengths_and_token_ids_lie_beside_states_of_tokens(tmp_path):
     store = opened(tmp_path)
     gathered(store)
-    for lang, (ids, _, lengths) in SENTENCES.items():
+    for lang, (ids, _, _, lengths) in SENTENCES.items():
         np.testing.assert_array_equal(store.arrays["lengths"][lang].read().result(), lengths)
         np.testing.assert_array_equal(store.tokens("token_ids", lang), ids)
 

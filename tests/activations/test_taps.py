@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from ilo_jax.activations.taps import SITES, Tap, read, taken
-from ilo_jax.corpora.packing import Placed, as_sentences, fill, plan
+from ilo_jax.corpora.packing import Rows, as_sentences, fill, plan
 from ilo_jax.models import parameters
 from ilo_jax.models.config import (
     AttentionConfig,
@@ -78,7 +78,7 @@ def model(request) -> Transformer:
     return perturbed(request.param)
 
 
-def packed(*, first_is_special: bool = True) -> Placed:
+def packed(*, first_is_special: bool = True) -> Rows:
     """Rows of a few sentences, of which the first and the last token may be special."""
     rng = np.random.default_rng(2)
     lengths = [9, 5, 3, 12, 4, 2, 6]
@@ -86,7 +86,7 @@ def packed(*, first_is_special: bool = True) -> Placed:
     special = [[first_is_special, *[0] * (n - 2), 1] for n in lengths]
     sentences = as_sentences(ids, special)
     rows = fill(sentences, plan(sentences.lengths, row_length=16), row_length=16)
-    return Placed(*map(jnp.asarray, rows))
+    return Rows(*map(jnp.asarray, rows))
 
 
 COUNT = 4
@@ -98,17 +98,17 @@ run = nnx.jit(taken, static_argnames=("taps", "count"))
 
 
 @pytest.fixture(scope="module")
-def batch() -> Placed:
+def batch() -> Rows:
     return packed()
 
 
 @pytest.fixture(scope="module")
-def everything(model: Transformer, batch: Placed) -> dict[str, jax.Array]:
+def everything(model: Transformer, batch: Rows) -> dict[str, jax.Array]:
     return run(model, batch, read(EVERYTHING, model.config), count=COUNT)
 
 
 @pytest.fixture(scope="module")
-def states(model: Transformer, batch: Placed) -> dict[str, np.ndarray]:
+def states(model: Transformer, batch: Rows) -> dict[str, np.ndarray]:
     """Return all that a tap may take, "layer batch seq dim", in float64."""
 
     @nnx.jit
@@ -138,7 +138,7 @@ DEFINITIONS = {
 }
 
 
-def by_definition(states: np.ndarray, batch: Placed, pooling: str) -> np.ndarray:
+def by_definition(states: np.ndarray, batch: Rows, pooling: str) -> np.ndarray:
     """Return "layer batch segment dim", one sentence at a time."""
     ids, special = np.asarray(batch.segments), np.asarray(batch.special)
     found = np.zeros((len(states), len(ids), COUNT, states.shape[-1]))

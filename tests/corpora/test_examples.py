@@ -472,9 +472,9 @@ class NoTensorFlow(PathFinder):  # whether it is installed or not
         return None if name == "tensorflow" else super().find_spec(name, *rest)
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = NoTensorFlow
-from ilo_jax.corpora import text
+from ilo_jax.corpora import examples
 assert not {"tensorflow_datasets", "array_record", "google.protobuf"} & set(sys.modules)
-assert text.read_examples(sys.argv[1]).examples == (("", "x"),)
+assert examples.read_examples(sys.argv[1]).examples == (("", "x"),)
 """
 
 

@@ -81,14 +81,24 @@ def test_sentences_lie_one_after_the_other():
     assert found.lengths.tolist() == [1, 3, 2]
 
 
-def test_nothing_is_special_unless_it_is_said():
-    assert not as_sentences([[7], [8, 9]]).special.any()
+def test_nothing_is_special_and_everything_a_target_unless_it_is_said():
+    found = as_sentences([[7], [8, 9]])
+    assert not found.special.any()
+    assert found.target.all()
+
+
+def test_targets_stay_with_their_sentence_and_padding_is_none():
+    ids = random_sentences(6, count=60, longest=20)
+    sentences = as_sentences(ids, target=[[token % 3 == 0 for token in one] for one in ids])
+    assert not sentences.special.any()
+    rows = fill(sentences, plan(sentences.lengths, row_length=32), row_length=32)
+    np.testing.assert_array_equal(rows.target, (rows.tokens % 3 == 0) & (rows.segments > 0))
 
 
 @pytest.mark.parametrize("ids", [[], [[]], [[1], [], [2, 3]]])
 def test_dtypes_do_not_depend_on_what_is_there(ids):
     found = as_sentences(ids)
-    assert [array.dtype for array in found] == [np.int32, bool, np.int32]
+    assert [array.dtype for array in found] == [np.int32, bool, bool, np.int32]
     assert found.lengths.tolist() == [len(one) for one in ids]
 
 
@@ -100,10 +110,10 @@ def test_joined_are_the_sentences_of_all_in_order():
     assert_same(found, as_sentences(itertools.chain(*parts), itertools.chain(*special)))
 
 
-def test_all_arrays_but_special_are_int32():
+def test_all_arrays_but_flags_are_int32():
     planned, rows = pack([[1]], row_length=2)
     assert planned.dtype == np.int32
-    assert [array.dtype for array in rows] == [np.int32, np.int32, np.int32, bool]
+    assert [array.dtype for array in rows] == [np.int32, np.int32, np.int32, bool, bool]
 
 
 def test_special_tokens_stay_with_their_sentence():
@@ -197,7 +207,7 @@ def test_a_corpus_of_the_papers_size_takes_below_a_second_and_wastes_below_one_p
     generator = np.random.default_rng(0)
     lengths = np.clip(generator.lognormal(np.log(36), 0.45, 31_372), 3, 500).astype(np.int32)
     tokens = np.arange(lengths.sum(), dtype=np.int32)
-    sentences = Sentences(tokens, tokens < 0, lengths)
+    sentences = Sentences(tokens, tokens < 0, tokens >= 0, lengths)
     begun = time.perf_counter()
     planned = plan(lengths, row_length=512)
     rows = fill(sentences, planned, row_length=512)

@@ -89,7 +89,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def split(sentences) -> list[tuple[list[int], list[bool]]]:
     """Tokens of each sentence, and which of them are given."""
     ends = np.cumsum(sentences.lengths)[:-1]
-    parts = zip(np.split(sentences.tokens, ends), np.split(sentences.special, ends), strict=True)
+    parts = zip(np.split(sentences.tokens, ends), np.split(~sentences.target, ends), strict=True)
     return [(tokens.tolist(), given.tolist()) for tokens, given in parts]
 
 
@@ -169,7 +169,7 @@ def test_a_tokenizer_with_nothing_to_begin_with_is_refused():
 def test_how_many_tokens_are_predicted(tokenizer):
     assert predicted_tokens(rolling(["abc", "c"], tokenizer)).tolist() == [2, 1]
     assert predicted_tokens(continuations(["cc"], ["dab"], tokenizer)).tolist() == [2]
-    plain = as_sentences([[1, 2, 3], [4]], [[0, 0, 1], [0]])
+    plain = as_sentences([[1, 2, 3], [4]], target=[[1, 1, 0], [1]])
     assert predicted_tokens(plain).tolist() == [1, 0]
 
 
@@ -247,7 +247,7 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary(folder
     model = hf.load(folder, mesh=make_mesh())
     weights = parameters.weights(model)
     parameters.put(model, weights | {"head/out/kernel": 0 * weights["head/out/kernel"]})
-    sentences = as_sentences([[1, 2, 3, 4], [5], [6, 7]], [[0, 1, 0, 0], [0], [0, 0]])
+    sentences = as_sentences([[1, 2, 3, 4], [5], [6, 7]], target=[[1, 0, 1, 1], [1], [1, 1]])
     expected = np.array([2, 0, 1]) * -math.log(len(VOCAB))
     np.testing.assert_allclose(likelihood(model, sentences), expected, rtol=1e-6)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
-from ilo_jax.corpora.packing import Placed
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import losses
 from ilo_jax.models.losses import next_token_losses, predicted
 from tests.models.variants import TOLERANCE
@@ -16,25 +16,26 @@ CAUSAL = pytest.mark.parametrize("variant", ["llama-gqa", "gemma2-both"])
 
 
 @pytest.fixture(scope="module")
-def rows(packed) -> Placed:
+def rows(packed) -> Rows:
     """The packed rows, some tokens given."""
-    special = np.random.default_rng(2).random(packed.tokens.shape) < 0.3
-    return Placed(*(jnp.asarray(array) for array in (*packed[:3], special)))
+    target = np.random.default_rng(2).random(packed.tokens.shape) >= 0.3
+    special = ~target
+    return Rows(*(jnp.asarray(array) for array in (*packed[:3], special, target)))
 
 
-def final_of(model, rows: Placed):
+def final_of(model, rows: Rows):
     return model(rows.tokens, rows.positions, rows.segments, tap=lambda hidden: hidden)[-1]
 
 
-def definition(logits: np.ndarray, rows: Placed) -> np.ndarray:
+def definition(logits: np.ndarray, rows: Rows) -> np.ndarray:
     """Minus log p of the next token of each segment, in float64 loops."""
-    tokens, _, segments, special = map(np.asarray, rows)
+    tokens, _, segments, _, target = map(np.asarray, rows)
     expected = np.zeros(tokens.shape)
     for row, seq in np.ndindex(tokens.shape):
         last = seq + 1 == tokens.shape[1]
         if last or segments[row, seq] == 0 or segments[row, seq + 1] != segments[row, seq]:
             continue
-        if not special[row, seq + 1]:
+        if target[row, seq + 1]:
             scores = logits[row, seq].astype(np.float64)
             log_total = scores.max() + np.log(np.exp(scores - scores.max()).sum())
             expected[row, seq] = log_total - scores[tokens[row, seq + 1]]
@@ -42,11 +43,12 @@ def definition(logits: np.ndarray, rows: Placed) -> np.ndarray:
 
 
 def test_what_is_predicted():
-    rows = Placed(
+    rows = Rows(
         tokens=jnp.array([[5, 6, 7, 8, 9, 0], [5, 6, 7, 8, 9, 4]]),
         positions=jnp.zeros((2, 6), int),
         segments=jnp.array([[1, 1, 2, 2, 2, 0], [1, 2, 2, 2, 2, 1]]),
-        special=jnp.array([[0, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
+        special=jnp.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]], bool),
+        target=jnp.array([[1, 1, 1, 0, 1, 1], [0, 1, 1, 1, 1, 1]], bool),
     )
     # Of the second row, the ends are of one segment, but no neighbours.
     expected = [[1, 0, 0, 1, 0, 0], [0, 1, 1, 1, 0, 0]]
@@ -65,7 +67,7 @@ def test_losses_are_log_softmax_of_the_logits(ours, forward, packed, rows, varia
 
 @CAUSAL
 def test_losses_are_torchs(ours, forward, tiny, packed, sentences, rows, variant):
-    plain = rows._replace(special=jnp.zeros_like(rows.special))
+    plain = rows._replace(target=jnp.ones_like(rows.target))
     final = jnp.asarray(forward(ours(variant), packed)[0][-1])
     found = np.asarray(next_token_losses(ours(variant), final, plain))
     for tokens, (row, where) in zip(sentences, packed.places, strict=True):
@@ -78,7 +80,7 @@ def test_losses_are_torchs(ours, forward, tiny, packed, sentences, rows, variant
         assert found[row, where].sum() / (len(tokens) - 1) == pytest.approx(expected, rel=1e-5)
 
 
-def value_and_gradient(model, rows: Placed):
+def value_and_gradient(model, rows: Rows):
     graph, state = nnx.split(model)
 
     def total(state):

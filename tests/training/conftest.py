@@ -93,8 +93,8 @@ def text() -> Text:
     """Return sentences of all lengths in rows of several segments; some tokens are given."""
     rng = np.random.default_rng(0)
     ids = [rng.integers(4, VOCAB, n).tolist() for n in rng.integers(2, ROW_LENGTH + 1, 90)]
-    given = [(rng.random(len(sentence)) < 0.2).tolist() for sentence in ids]
-    return packed(as_sentences(ids, given), row_length=ROW_LENGTH)
+    target = [(rng.random(len(sentence)) >= 0.2).tolist() for sentence in ids]
+    return packed(as_sentences(ids, target=target), row_length=ROW_LENGTH)
 
 
 @pytest.fixture(scope="session")
@@ -107,13 +107,13 @@ def order(text) -> Order:
 
 
 def masked(model: Transformer, batch: Batch) -> Total:
-    """Return the loss of an encoder that finds the tokens marked `special`."""
+    """Return the loss of an encoder that finds the tokens marked `target`."""
     rows = batch.rows
-    seen = jnp.where(rows.special, MASK, rows.tokens)
+    seen = jnp.where(rows.target, MASK, rows.tokens)
     final = model(seen, rows.positions, rows.segments, tap=lambda hidden: hidden)[-1]
     logs = jax.nn.log_softmax(model.logits(final), axis=-1)
     found = jnp.take_along_axis(logs, rows.tokens[..., None], axis=-1)[..., 0]
-    return Total(-jnp.where(rows.special, found, 0).sum(), rows.special.sum())
+    return Total(-jnp.where(rows.target, found, 0).sum(), rows.target.sum())
 
 
 class Run(NamedTuple):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from transformers import LlamaForCausalLM
 
-from ilo_jax.corpora.packing import Placed
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub.families import read_config
@@ -100,7 +100,7 @@ def traced(
     shape = parts, rows // parts, row_length
     ids, flags = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.bool_))
     states: Any = jax.ShapeDtypeStruct((*shape, config.dim), jnp.float32) if cached else None
-    placed: Any = Placed(ids, ids, ids, flags)  # pyright: ignore[reportArgumentType]
+    placed: Any = Rows(ids, ids, ids, flags, flags)  # pyright: ignore[reportArgumentType]
     return step.trace(state, kept, Batch(placed, states))
 
 

@@ -40,7 +40,7 @@ def ids_of(count: int, start: int = 0) -> list[int]:
 def apart(sentences: Sentences) -> list[tuple[list[int], int]]:
     """Tokens of each piece, and how many of them are given; those come first."""
     ends = np.cumsum(sentences.lengths)[:-1]
-    pairs = zip(np.split(sentences.tokens, ends), np.split(sentences.special, ends), strict=True)
+    pairs = zip(np.split(sentences.tokens, ends), np.split(~sentences.target, ends), strict=True)
     found = []
     for tokens, given in pairs:
         assert given.tolist() == sorted(given.tolist(), reverse=True)

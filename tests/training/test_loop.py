@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ilo_jax.corpora.packing import Placed
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.training.checkpoints import Checkpoints
 from ilo_jax.training.loop import Every, Logged, train
 from ilo_jax.training.step import Batch, Measures, State
@@ -25,7 +25,7 @@ class Recorded(Checkpoints):
 
 def batch(number: int) -> Batch:
     rows = np.full((1, 1, 4), number, np.int32)
-    return Batch(Placed(*map(jnp.asarray, (rows, rows, rows, rows < 0))))
+    return Batch(Rows(*map(jnp.asarray, (rows, rows, rows, rows < 0, rows < 0))))
 
 
 @jax.jit

@@ -88,7 +88,7 @@ def test_rows_of_a_text_hold_all_of_it_once(text):
     rows = text.rows(np.arange(len(text.planned)))
     there = rows.segments > 0
     assert sorted(rows.tokens[there]) == sorted(text.sentences.tokens)
-    assert rows.special[there].sum() == text.sentences.special.sum()
+    assert rows.target[there].sum() == text.sentences.target.sum()
     assert rows.tokens.shape[1] == 11
 
 

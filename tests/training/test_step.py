@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_cosine_schedule_with_warmup
 
-from ilo_jax.corpora.packing import Placed, Rows
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf
 from ilo_jax.models.losses import predicted
@@ -62,7 +62,7 @@ def sentences_of(text: Text, numbers: np.ndarray) -> dict[str, torch.Tensor]:
     for i in planned[planned >= 0]:
         where = slice(ends[i] - text.sentences.lengths[i], ends[i])
         ids = torch.from_numpy(text.sentences.tokens[where]).long()
-        given = torch.from_numpy(text.sentences.special[where])
+        given = torch.from_numpy(~text.sentences.target[where])
         found.append((ids, ids.masked_fill(given, -100), torch.ones_like(ids)))
     names = {"input_ids": 0, "labels": -100, "attention_mask": 0}
     return {
@@ -218,7 +218,7 @@ def rows_of(training: Training, numbers: Sequence[int], *, parts: int) -> Batch:
     wanted, rows = np.array(numbers), training.batch(0).rows
     arrays = Rows(*(np.asarray(array).reshape(-1, ROW_LENGTH)[wanted] for array in rows))
     arrays = arrays._replace(segments=np.where(wanted[:, None] < 0, 0, arrays.segments))
-    return Batch(Placed(*(place_parts(array, parts, training.mesh) for array in arrays)))
+    return Batch(Rows(*(place_parts(array, parts, training.mesh) for array in arrays)))
 
 
 def mean_gradient(state: State) -> dict[str, np.ndarray]:
@@ -241,7 +241,7 @@ def assert_same_step(found: Run, expected: Run) -> None:
 def test_parts_of_a_batch_change_nothing(training, parts):
     """Though rows predict different numbers of tokens: the mean is of tokens, not of means."""
     full, rows = training("own", "none"), range(16)
-    counts = predicted(Placed(*(array[0] for array in rows_of(full, rows, parts=1).rows))).sum(1)
+    counts = predicted(Rows(*(array[0] for array in rows_of(full, rows, parts=1).rows))).sum(1)
     assert len(set(counts.tolist())) > 5
     two = full.learn([rows_of(full, rows, parts=2)] * 2)
     some = full.learn([rows_of(full, rows, parts=parts)] * 2)
