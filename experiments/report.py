@@ -5,34 +5,16 @@ import io
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ilo_jax.activations.store import write_beside
 from ilo_jax.corpora.languages import by_family, find
+from ilo_jax.metrics import ReferencedScores
 
 COLUMNS = ("bridge", "reach", "ilo", "ceiling", "gaussian", "uncertain")
-
-
-class Scores(NamedTuple):
-    """Of every hidden state and language; all but `uncertain` are in [0, 1]."""
-
-    bridge: Float[np.ndarray, "*state lang"]
-    reach: Float[np.ndarray, "*state lang"]
-    ilo: Float[np.ndarray, "*state lang"]
-    ceiling: Float[np.ndarray, "*state lang"]
-    """Mean ILO after shuffling the language labels: perfect mixing."""
-    gaussian: Float[np.ndarray, "*state lang"]
-    """Mean ILO of random clouds of the languages' own shapes: no shared meaning."""
-    uncertain: Int[np.ndarray, "*state lang"]
-    """Points whose last neighbour is decided within rounding, or tied."""
-
-
-def stack(states: Sequence[Scores]) -> Scores:
-    """Return the scores of several hidden states as one, with a leading axis."""
-    return Scores(*map(np.stack, zip(*states, strict=True)))
+"""Fields of `ReferencedScores` that a table shows."""
 
 
 def write_text(file: Path, text: str) -> None:
@@ -40,7 +22,9 @@ def write_text(file: Path, text: str) -> None:
     write_beside(file, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
-def write_csv(file: Path, scores: Scores, *, model: str, languages: Sequence[str]) -> None:
+def write_csv(
+    file: Path, scores: ReferencedScores, *, model: str, languages: Sequence[str]
+) -> None:
     """Write one row per hidden state and language."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -59,7 +43,7 @@ def _row(name: str, values: Float[np.ndarray, " state"]) -> str:
     return f"{name:9}" + "".join(f" {_cell(v)}" for v in values)
 
 
-def table(scores: Scores, *, languages: Sequence[str]) -> str:
+def table(scores: ReferencedScores, *, languages: Sequence[str]) -> str:
     """Return ILO as text: languages by hidden states, then the mean and its references."""
     states = range(len(scores.ilo))
     lines = ["state    " + "".join(f" {s:4}" for s in states)]
@@ -75,7 +59,7 @@ def _branch(code: str) -> str:
     return "other" if language is None else language.branch or language.family
 
 
-def picture(file: Path, scores: Scores, *, title: str, languages: Sequence[str]) -> None:
+def picture(file: Path, scores: ReferencedScores, *, title: str, languages: Sequence[str]) -> None:
     """Draw languages by hidden states, families together, and the mean with its references."""
     from matplotlib.figure import Figure
 

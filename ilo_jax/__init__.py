@@ -7,7 +7,9 @@ in `ilo_jax.models`, `ilo_jax.corpora`, `ilo_jax.activations` and `ilo_jax.train
 from ilo_jax.metrics import (
     ChoiceScores,
     IloScores,
+    IloSettings,
     Neighbors,
+    ReferencedScores,
     bridge,
     ceiling,
     choices,
@@ -15,7 +17,9 @@ from ilo_jax.metrics import (
     ilo,
     nearest,
     reach,
+    referenced,
     retrieval,
+    stacked,
     tally,
     touched,
 )
@@ -23,7 +27,9 @@ from ilo_jax.metrics import (
 __all__ = [
     "ChoiceScores",
     "IloScores",
+    "IloSettings",
     "Neighbors",
+    "ReferencedScores",
     "bridge",
     "ceiling",
     "choices",
@@ -31,7 +37,9 @@ __all__ = [
     "ilo",
     "nearest",
     "reach",
+    "referenced",
     "retrieval",
+    "stacked",
     "tally",
     "touched",
 ]

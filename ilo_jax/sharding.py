@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -66,6 +67,11 @@ def make_mesh(*, data: int | None = None, model: int = 1) -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding that puts a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Return an array that every process has, whole on every device of a mesh."""
+    return jax.make_array_from_callback(array.shape, replicated(mesh), array.__getitem__)
 
 
 def along_data(mesh: Mesh, *, axis: int = 0) -> NamedSharding:

@@ -11,7 +11,14 @@ from jax.sharding import AxisType, PartitionSpec
 
 from ilo_jax.models import parameters
 from ilo_jax.models.hub.families import FAMILIES, read_config
-from ilo_jax.sharding import along_data, make_mesh, replicated, unsplit, weight_sharding
+from ilo_jax.sharding import (
+    along_data,
+    make_mesh,
+    replicate,
+    replicated,
+    unsplit,
+    weight_sharding,
+)
 
 RELEASED = json.loads((Path(__file__).parent / "models/released.json").read_text())
 # One released model of each type.
@@ -66,6 +73,15 @@ def test_replicated_is_a_copy_on_every_device():
     assert len({shard.device for shard in placed.addressable_shards}) == N
     for shard in placed.addressable_shards:
         assert np.array_equal(shard.data, array)
+
+
+def test_an_array_of_the_host_is_put_whole_on_every_device():
+    mesh = make_mesh(data=4, model=2)
+    array = np.arange(6).reshape(2, 3)
+    placed = replicate(array, mesh)
+    assert placed.sharding.device_set == set(mesh.devices.ravel())
+    for shard in placed.addressable_shards:
+        np.testing.assert_array_equal(shard.data, array)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -236,7 +236,7 @@ def by_states(
     stored = stored_states(config, corpus, run, taps=f"residual:{config.pooling}")
     array = f"residual_{config.pooling}"
     layers = tqdm(range(stored.store.arrays[array].shape[0]), desc="retrieval", disable=quiet())
-    states = (usable_states(stored, array, layer, None) for layer in layers)
+    states = (jnp.asarray(usable_states(stored, array, layer)) for layer in layers)
     return np.stack([np.asarray(retrieval(s, distance=config.distance)) for s in states])
 
 

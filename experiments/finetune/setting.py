@@ -14,6 +14,7 @@ from experiments.states import Source, find_model, problems
 from ilo_jax import sharding
 from ilo_jax.corpora.examples import read_examples
 from ilo_jax.evaluation.likelihood import refuse_unfit
+from ilo_jax.metrics import IloSettings
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub import repository
@@ -74,9 +75,9 @@ class Config(Source):
     """Steps between checkpoints; 0: only where the run ends or is told to stop."""
     tensorboard: bool = False
     """Whether to write WORKDIR/tensorboard, too."""
-    k: int = 5
+    k: int = IloSettings.k
     """Neighbours of a point, for ILO."""
-    min_languages: int = 3
+    min_languages: int = IloSettings.min_languages
     """Other languages that a point must touch to bridge."""
 
 

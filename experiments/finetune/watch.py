@@ -1,27 +1,26 @@
 """What a training does to the languages that it does not learn: measured while it goes on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import ilo, report
+from experiments import report
 from experiments.evaluate import TextScores, corpus_tokens, text_scores
 from experiments.launch import say
 from experiments.records import Board, Table
 from experiments.states import Source, read_corpus
-from ilo_jax import sharding
 from ilo_jax.activations.pooled import Pooled, compiled_pooled
 from ilo_jax.activations.usable import refuse_unusable
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.corpora.tokens import token_ids
+from ilo_jax.evaluation.interlingua import scored
 from ilo_jax.evaluation.likelihood import Likelihood, compiled_likelihood
-from ilo_jax.metrics import check_settings
+from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
 from ilo_jax.models.hub import repository
 from ilo_jax.models.transformer import Transformer
 
@@ -37,15 +36,15 @@ class Slice(NamedTuple):
     """Of all sentences, for their likelihood."""
     likelihood: Likelihood
     pooled: Pooled
-    score: Callable[[np.ndarray], report.Scores]
-    """Of one hidden state, "lang sent dim"."""
+    settings: IloSettings
+    """Of the scores of every hidden state."""
 
 
 class Found(NamedTuple):
     """Of one model."""
 
     texts: TextScores
-    scores: report.Scores
+    scores: ReferencedScores
     """Of every hidden state."""
 
 
@@ -58,32 +57,20 @@ def read_slice(source: Source, folder: Path, mesh: Mesh, *, k: int, min_language
     """
     corpus, config = read_corpus(source), repository.folder_config(folder)
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
-    ours = ilo.Config(k=k, min_languages=min_languages)
-    check_settings(
-        k=k,
-        min_languages=min_languages,
-        distance=ours.distance,
-        num_points=lang * sent,
-        num_languages=lang,
-    )
+    settings = IloSettings(k=k, min_languages=min_languages)
+    check_settings(settings, num_points=lang * sent, num_languages=lang)
     tokenizer = repository.load_tokenizer(folder)
     ids = token_ids(
         corpus, tokenizer, prefix=source.prefix, limit=config.max_positions, vocab=config.vocab
     )
     size = {"batch_tokens": source.batch_tokens, "dtype": jnp.dtype(source.dtype)}
-    everywhere = sharding.make_mesh() if jax.device_count() > 1 else None
     return Slice(
         corpus,
         corpus_tokens(corpus, tokenizer, config),
         compiled_likelihood(config, mesh, **size),
         compiled_pooled(config, ids, mesh, **size),
-        _scorer(ours, everywhere),
+        settings,
     )
-
-
-def _scorer(config: ilo.Config, mesh: Mesh | None) -> Callable[[np.ndarray], report.Scores]:
-    score = ilo.scorer(config, mesh)
-    return lambda states: score(ilo.everywhere(states, mesh))
 
 
 def judge(model: Transformer, held_out: Slice, *, name: str) -> Found:
@@ -98,7 +85,7 @@ def judge(model: Transformer, held_out: Slice, *, name: str) -> Found:
     states = np.asarray(held_out.pooled(model))
     languages, layers = held_out.corpus.languages, range(len(states))
     refuse_unusable(states, model=name, site="residual", layers=layers, languages=languages)
-    return Found(texts, report.stack([held_out.score(layer) for layer in states]))
+    return Found(texts, scored(states, held_out.settings))
 
 
 class Watch:
@@ -127,7 +114,7 @@ class Watch:
         )
 
 
-def interlingua(scores: report.Scores, languages: Sequence[str]) -> list[dict[str, Any]]:
+def interlingua(scores: ReferencedScores, languages: Sequence[str]) -> list[dict[str, Any]]:
     """Return a row for every hidden state and language."""
     return [
         {"state": state, "language": languages[lang]}

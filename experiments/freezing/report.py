@@ -15,6 +15,7 @@ from experiments.evaluate import TextScores
 from experiments.finetune.watch import INTERLINGUA, Found, interlingua
 from ilo_jax.activations.store import write_beside
 from ilo_jax.corpora.languages import by_family
+from ilo_jax.metrics import ReferencedScores
 
 ARMS = {"base": "as it is", "full": "full fine-tuning", "frozen": "early layers frozen"}
 COLORS = {"base": "dimgray", "full": "tab:red", "frozen": "tab:blue"}
@@ -46,8 +47,8 @@ def kept(file: Path) -> Found:
     """Return what was written."""
     with np.load(file, allow_pickle=False) as arrays:
         texts = {name: arrays[f"texts_{name}"] for name in TextScores._fields}
-        scores = {name: arrays[f"scores_{name}"] for name in report.Scores._fields}
-    return Found(TextScores(**texts), report.Scores(**scores))
+        scores = {name: arrays[f"scores_{name}"] for name in ReferencedScores._fields}
+    return Found(TextScores(**texts), ReferencedScores(**scores))
 
 
 def of_arm(judged: Sequence[Judged], arm: str, quantity: str) -> Float[np.ndarray, "seed ..."]:

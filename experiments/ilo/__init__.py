@@ -11,15 +11,11 @@ killed continues where it was. On several hosts, start it on each with --distrib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float32
+from jaxtyping import Float32
 from tqdm import tqdm
 
 from experiments import report
@@ -32,10 +28,10 @@ from experiments.states import (
     stored_states,
     surroundings,
 )
-from ilo_jax import sharding
 from ilo_jax.activations.store import key_digest
 from ilo_jax.activations.usable import refuse_unusable
-from ilo_jax.metrics import ceiling, check_settings, gaussian, nearest, tally
+from ilo_jax.evaluation.interlingua import scored
+from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
 from ilo_jax.processes import quiet
 
 POOLINGS = ("mean", "content", "last", "max")
@@ -47,19 +43,19 @@ class Config(Source):
 
     pooling: str = "mean"
     """Of a sentence: mean (the paper's), content (without special tokens), last or max."""
-    k: int = 5
+    k: int = IloSettings.k
     """Neighbours of a point."""
-    min_languages: int = 3
+    min_languages: int = IloSettings.min_languages
     """Other languages that a point must touch to bridge."""
-    distance: str = "cosine"
+    distance: str = IloSettings.distance
     """cosine or euclidean."""
-    precision: str = "exact"
+    precision: str = IloSettings.precision
     """exact or fast: how neighbours are proposed; the same are found."""
-    permutations: int = 20
+    permutations: int = IloSettings.permutations
     """Shuffles of the language labels behind the ceiling."""
-    draws: int = 5
+    draws: int = IloSettings.draws
     """Random corpora behind the Gaussian null."""
-    seed: int = 0
+    seed: int = IloSettings.seed
     """Of the shuffles and the draws."""
 
 
@@ -84,10 +80,8 @@ def check(config: Config) -> None:
         raise ValueError("; ".join(found))
 
 
-def usable_states(
-    stored: Stored, array: str, layer: int, mesh: Mesh | None
-) -> Float32[Array, "lang sent dim"]:
-    """Return one stored hidden state, whole on every device, refused if it is damaged."""
+def usable_states(stored: Stored, array: str, layer: int) -> Float32[np.ndarray, "lang sent dim"]:
+    """Return one stored hidden state, refused if it is damaged."""
     states = stored.store.read(array, layer)
     refuse_unusable(
         states[None],
@@ -96,44 +90,13 @@ def usable_states(
         layers=[layer],
         languages=stored.corpus.languages,
     )
-    return everywhere(states, mesh)
+    return states
 
 
-def everywhere(states: np.ndarray, mesh: Mesh | None) -> Array:
-    """Return states that every process has, whole on every device of a mesh."""
-    if mesh is None:
-        return jnp.asarray(states)
-    whole = sharding.replicated(mesh)
-    return jax.make_array_from_callback(states.shape, whole, lambda index: states[index])
-
-
-def scorer(
-    config: Config, mesh: Mesh | None
-) -> Callable[[Float32[Array, "lang sent dim"]], report.Scores]:
-    """Return the function that scores one hidden state, with its ceiling and Gaussian null."""
-    search: dict[str, Any] = {"k": config.k, "distance": config.distance, "mesh": mesh}
-    search["precision"] = config.precision
-
-    def score(states: Float32[Array, "lang sent dim"]) -> tuple[Array, ...]:
-        lang, sent, dim = states.shape
-        languages = jnp.repeat(jnp.arange(lang), sent)
-        counts = {"num_languages": lang, "min_languages": config.min_languages}
-        neighbors = nearest(states.reshape(lang * sent, dim), **search)
-        scores = tally(neighbors, languages, **counts)
-        shuffled = ceiling(
-            neighbors, languages, seed=config.seed, permutations=config.permutations, **counts
-        )
-        null = gaussian(
-            states,
-            min_languages=config.min_languages,
-            seed=config.seed,
-            draws=config.draws,
-            **search,
-        )
-        return scores.bridge, scores.reach, scores.ilo, shuffled, null, scores.uncertain
-
-    compiled = jax.jit(score, out_shardings=mesh and sharding.replicated(mesh))
-    return lambda states: report.Scores(*map(np.asarray, compiled(states)))
+def settings_of(config: Config) -> IloSettings:
+    """Return how the configuration asks for a state to be scored."""
+    names = [field.name for field in dataclasses.fields(IloSettings)]
+    return IloSettings(**{name: getattr(config, name) for name in names})
 
 
 def record(config: Config, stored: Stored, seconds: float) -> str:
@@ -147,7 +110,7 @@ def record(config: Config, stored: Stored, seconds: float) -> str:
     return json.dumps(whole, indent=2, ensure_ascii=False)
 
 
-def measure(config: Config, run: Run) -> report.Scores:
+def measure(config: Config, run: Run) -> ReferencedScores:
     """Run the whole job and leave its files in the run folder.
 
     Raises:
@@ -160,18 +123,13 @@ def measure(config: Config, run: Run) -> report.Scores:
     check(config)
     corpus = read_corpus(config)
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
-    check_settings(
-        k=config.k,
-        min_languages=config.min_languages,
-        distance=config.distance,
-        num_points=lang * sent,
-        num_languages=lang,
-        precision=config.precision,
-    )
+    check_settings(settings_of(config), num_points=lang * sent, num_languages=lang)
     run.workdir.mkdir(parents=True, exist_ok=True)
     stored = stored_states(config, corpus, run, taps=f"residual:{config.pooling}")
-    begun = time.perf_counter()
-    scores = scored(stored, config)
+    begun, array = time.perf_counter(), f"residual_{config.pooling}"
+    layers = tqdm(range(stored.store.arrays[array].shape[0]), desc="scores", disable=quiet())
+    usable = (usable_states(stored, array, layer) for layer in layers)
+    scores = scored(usable, settings_of(config))
     seconds = time.perf_counter() - begun
     if jax.process_index() == 0:
         write(run.workdir, scores, stored, config, seconds)
@@ -180,16 +138,8 @@ def measure(config: Config, run: Run) -> report.Scores:
     return scores
 
 
-def scored(stored: Stored, config: Config) -> report.Scores:
-    """Return the scores of every stored hidden state, over all devices."""
-    mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-    score, array = scorer(config, mesh), f"residual_{config.pooling}"
-    layers = tqdm(range(stored.store.arrays[array].shape[0]), desc="scores", disable=quiet())
-    return report.stack([score(usable_states(stored, array, layer, mesh)) for layer in layers])
-
-
 def write(
-    workdir: Path, scores: report.Scores, stored: Stored, config: Config, seconds: float
+    workdir: Path, scores: ReferencedScores, stored: Stored, config: Config, seconds: float
 ) -> None:
     """Leave the files of a run in its folder."""
     languages = stored.corpus.languages

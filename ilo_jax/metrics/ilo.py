@@ -1,5 +1,6 @@
 """Interlingual Local Overlap: how far the neighbourhoods of languages mix."""
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +12,29 @@ from jaxtyping import Array, Float, Int
 from ilo_jax.metrics.bridging import bridge, number_of, reach, touched
 from ilo_jax.metrics.neighbors.meshes import automatic
 from ilo_jax.metrics.neighbors.search import Neighbors, nearest, refuse, search_errors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IloSettings:
+    """How a hidden state is scored; k, t and distance are the paper's unless others are given.
+
+    Hashable, so that it can be a static argument of `jax.jit`.
+    """
+
+    k: int = 5
+    """Number of neighbours of a point, in [1, points - 1]."""
+    min_languages: int = 3
+    """Number t of other languages that a point must touch to bridge, in [1, min(k, lang - 1)]."""
+    distance: str = "cosine"
+    """"cosine" or "euclidean"."""
+    precision: str = "exact"
+    """"exact" or "fast": how neighbours are proposed; the same ones are found."""
+    permutations: int = 20
+    """Number of shuffles of the language labels behind the ceiling, at least 1."""
+    draws: int = 5
+    """Number of random clouds behind the Gaussian null, at least 1."""
+    seed: int = 0
+    """Seed of the shuffles and of the draws, in [0, 2^63 - 1]."""
 
 
 class IloScores(NamedTuple):
@@ -42,26 +66,6 @@ def tally_errors(k: int, *, min_languages: int, num_languages: int) -> list[str]
             f"got {min_languages}"
         )
     return errors
-
-
-def check_settings(
-    *,
-    k: int,
-    min_languages: int,
-    distance: str,
-    num_points: int,
-    num_languages: int,
-    precision: str = "exact",
-) -> None:
-    """Refuse settings that no states could be scored with.
-
-    Raises:
-        ValueError: Naming each of them: `k` outside [1, num_points - 1], `min_languages` outside
-            [1, min(k, num_languages - 1)], fewer than two languages, more than 2^30 points, an
-            unknown distance or precision.
-    """
-    errors = search_errors(num_points, k=k, distance=distance, precision=precision)
-    refuse(errors + tally_errors(k, min_languages=min_languages, num_languages=num_languages))
 
 
 def count_languages(
@@ -97,10 +101,10 @@ def ilo(
     *,
     languages: Int[Array, " point"] | None = None,
     num_languages: int | None = None,
-    k: int = 5,
-    min_languages: int = 3,
-    distance: str = "cosine",
-    precision: str = "exact",
+    k: int = IloSettings.k,
+    min_languages: int = IloSettings.min_languages,
+    distance: str = IloSettings.distance,
+    precision: str = IloSettings.precision,
     mesh: Mesh | None = None,
 ) -> IloScores:
     """Interlingual Local Overlap of each language, over the points of all languages together.
@@ -118,10 +122,10 @@ def ilo(
     points coincide, this leaves out the point itself.
 
     ILO measures how languages mix, not whether they mean the same: show it beside its
-    `ceiling` and its `gaussian` null. Unusable points count as dropped. A language without
-    usable points has NaN scores and is no language to reach; where fewer than t + 1 languages
-    remain nothing can bridge, so `bridge` and `ilo` are NaN, and where no more than k points
-    remain all scores are.
+    `ceiling` and its `gaussian` null, as `referenced` gives it. Unusable points count as
+    dropped. A language without usable points has NaN scores and is no language to reach; where
+    fewer than t + 1 languages remain nothing can bridge, so `bridge` and `ilo` are NaN, and where
+    no more than k points remain all scores are.
 
     Works under `jax.jit` and `jax.vmap`; `jax.lax.map(ilo, states)` scores states
     "layer lang sent dim" one layer at a time. Differentiable nowhere: the gradient is stopped.
@@ -144,7 +148,9 @@ def ilo(
         mesh: Devices to share the work, as for `nearest`.
 
     Raises:
-        ValueError: If `check_settings` refuses the settings, or if states "point dim" come without
+        ValueError: If `k` is outside [1, points - 1] or `min_languages` outside [1, min(k,
+            languages - 1)], if there are fewer than two languages or more than 2^30 points, if
+            the distance or the precision is another, or if states "point dim" come without
             `languages` and `num_languages`, or states "lang sent dim" with one of them.
     """
     count = count_languages(states, languages, num_languages)
@@ -152,14 +158,8 @@ def ilo(
     if languages is None:
         languages = jnp.repeat(jnp.arange(count), states.shape[1])
     languages = automatic(languages)
-    check_settings(
-        k=k,
-        min_languages=min_languages,
-        distance=distance,
-        num_points=len(points),
-        num_languages=count,
-        precision=precision,
-    )
+    errors = search_errors(len(points), k=k, distance=distance, precision=precision)
+    refuse(errors + tally_errors(k, min_languages=min_languages, num_languages=count))
     present = (languages >= 0) & (languages < count)
     neighbors = nearest(
         points, k=k, distance=distance, usable=present, precision=precision, mesh=mesh

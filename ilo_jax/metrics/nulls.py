@@ -9,7 +9,14 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from ilo_jax.metrics.ilo import count_languages, counted_languages, ilo, tally, tally_errors
+from ilo_jax.metrics.ilo import (
+    IloSettings,
+    count_languages,
+    counted_languages,
+    ilo,
+    tally,
+    tally_errors,
+)
 from ilo_jax.metrics.neighbors.cloud import usable_points
 from ilo_jax.metrics.neighbors.search import Neighbors, refuse, search_errors
 
@@ -21,7 +28,7 @@ def ceiling(
     num_languages: int,
     min_languages: int,
     seed: int,
-    permutations: int = 20,
+    permutations: int = IloSettings.permutations,
 ) -> Float[Array, " lang"]:
     """The ILO of perfect mixing, in [0, 1]: the mean over shuffled language labels.
 
@@ -92,8 +99,8 @@ def gaussian(
     min_languages: int,
     distance: str,
     seed: int,
-    draws: int = 5,
-    precision: str = "exact",
+    draws: int = IloSettings.draws,
+    precision: str = IloSettings.precision,
     mesh: Mesh | None = None,
 ) -> Float[Array, " lang"]:
     """The ILO of language clouds of the same shape without shared meaning, in [0, 1].

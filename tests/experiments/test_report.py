@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from experiments import report
+from ilo_jax.metrics import ReferencedScores
 
 LANGUAGES = ["swe_Latn", "xyz_Latn", "dan_Latn"]
 FLAT = np.array([[0.25, 1.0, 0.5], [0.0, np.nan, 0.125]])
-SCORES = report.Scores(FLAT, FLAT / 2, FLAT / 4, FLAT, FLAT, np.arange(6).reshape(2, 3))
+COUNTS = np.arange(6).reshape(2, 3)
+SCORES = ReferencedScores(FLAT, FLAT / 2, FLAT / 4, FLAT, FLAT, COUNTS, 0 * COUNTS, COUNTS)
 
 
 def test_csv_is_tidy(tmp_path: Path):
@@ -20,7 +22,8 @@ def test_csv_is_tidy(tmp_path: Path):
         (str(state), language) for state in range(2) for language in LANGUAGES
     ]
     assert {row["model"] for row in rows} == {"m"}
-    for column, values in zip(report.COLUMNS, SCORES, strict=True):
+    for column in report.COLUMNS:
+        values = getattr(SCORES, column)
         np.testing.assert_allclose([float(row[column]) for row in rows], values.ravel())
 
 
@@ -43,7 +46,7 @@ def test_table_has_every_language_then_mean_and_references():
 
 @pytest.mark.parametrize("states", [2, 33])
 def test_picture_is_a_png(tmp_path: Path, states: int):
-    tall = report.Scores(*(np.resize(values, (states, 3)) for values in SCORES))
+    tall = ReferencedScores(*(np.resize(values, (states, 3)) for values in SCORES))
     report.picture(tmp_path / "ilo.png", tall, title="a model", languages=LANGUAGES)
     assert (tmp_path / "ilo.png").read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in tmp_path.iterdir()] == ["ilo.png"]

@@ -13,6 +13,7 @@ import torch
 
 from ilo_jax.metrics import (
     IloScores,
+    IloSettings,
     Neighbors,
     bridge,
     check_settings,
@@ -423,7 +424,7 @@ def test_impossible_settings_are_refused(settings, message):
         ilo(jnp.zeros((4, 30, 8)), **settings)
     counts = {"num_points": 120, "num_languages": 4}
     with pytest.raises(ValueError, match=exactly(message)):
-        check_settings(**{"k": 5, "min_languages": 3, "distance": "cosine"} | counts | settings)
+        check_settings(IloSettings(**settings), **counts)
 
 
 def test_one_language_is_refused():

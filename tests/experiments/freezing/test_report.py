@@ -13,6 +13,7 @@ from experiments.evaluate import TextScores
 from experiments.finetune.watch import Found
 from experiments.freezing import report as freezing_report
 from experiments.freezing.report import Judged, keep, kept, of_arm, table, write
+from ilo_jax.metrics import ReferencedScores
 
 LANGUAGES = ["swe_Latn", "xyz_Latn", "dan_Latn", "deu_Latn"]
 ORDER = ["dan_Latn", "deu_Latn", "swe_Latn", "xyz_Latn"]
@@ -24,8 +25,8 @@ def found(seed: int) -> Found:
     rng = np.random.default_rng(seed)
     bits = rng.uniform(0.5, 3, 4)
     bridge, reach, ilo, ceiling, gaussian = rng.uniform(0, 1, (5, STATES, 4))
-    uncertain = rng.integers(0, 9, (STATES, 4))
-    scores = report.Scores(bridge, reach, ilo, ceiling, gaussian, uncertain)
+    counts = rng.integers(0, 9, (3, STATES, 4))
+    scores = ReferencedScores(bridge, reach, ilo, ceiling, gaussian, *counts)
     return Found(TextScores(bits, 2 * bits, np.arange(100, 104)), scores)
 
 
@@ -124,8 +125,9 @@ def test_csvs_are_tidy(tmp_path, judged):
     for row, (one, state, lang) in zip(found, places, strict=True):
         assert (row["arm"], row["seed"], row["state"]) == (one.arm, str(one.seed), str(state))
         assert row["language"] == LANGUAGES[lang]
-        for name, values in one.found.scores._asdict().items():
-            assert float(row[name]) == pytest.approx(values[state, lang], rel=1e-5)
+        for name in report.COLUMNS:
+            value = getattr(one.found.scores, name)[state, lang]
+            assert float(row[name]) == pytest.approx(value, rel=1e-5)
 
 
 def test_table_marks_the_trained_language_and_leaves_it_out_of_the_others(judged):
