@@ -12,7 +12,6 @@ once is told apart, as is what they take. Appends to times.csv in --workdir.
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +30,10 @@ from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
 from ilo_jax.training import freezing, optimizers
 from ilo_jax.training.cost import step_cost
-from ilo_jax.training.kept_states import compute_prefix
+from ilo_jax.training.kept_states import compute_kept_states
+from ilo_jax.training.language import Batch, next_token
 from ilo_jax.training.order import Order, Text, packed, place_rows
-from ilo_jax.training.step import Batch, Measures, begin, causal, make_step
+from ilo_jax.training.step import Measures, begin, make_step
 
 MODEL = flags.DEFINE_string("model", None, "A folder or hub id.", required=True)
 BLOCKS = flags.DEFINE_list("blocks", ["8", "24"], "How many first blocks are frozen.")
@@ -83,23 +83,24 @@ def variant(model: Transformer, *, blocks: int | None, cached: bool) -> Variant:
         rules = freezing.selective(config, blocks=blocks)
     frozen = freezing.frozen_mask(weights, rules)
     text, order = random_text(config.vocab)
-    begun, prefix = time.perf_counter(), None
+    begun, known = time.perf_counter(), None
     if cached:
-        prefix = compute_prefix(
+        known = compute_kept_states(
             config, weights, text, order, mesh, blocks=blocks or 0, dtype=DTYPE.value, file=None
         )
     seconds = time.perf_counter() - begun
     trainable, kept = freezing.split(weights, frozen)
     optimizer = optimizers.adamw(lambda step: 1e-6, weight_decay=0.01, clip=1.0)
     state = begin(optimizer, jax.tree.map(jnp.copy, trainable), mesh)
-    loss = partial(causal, lowest=blocks or 0, remat=False)
-    step = make_step(config, loss, optimizer, like=state, mesh=mesh, dtype=dtype)
+    loss = next_token(config, mesh, dtype=dtype, lowest=blocks or 0)
+    step, key = make_step(loss, optimizer, like=state, mesh=mesh), jax.random.key(0)
 
     def take() -> Measures:
         nonlocal state
         number = int(state.step)
-        states = prefix.at(order, number, mesh) if prefix else None
-        state, measures = step(state, kept, Batch(place_rows(text, order, number, mesh), states))
+        states = known.at(order, number, mesh) if known else None
+        batch = Batch(place_rows(text, order, number, mesh), states)
+        state, measures = step(state, kept, batch, key)
         jax.block_until_ready(state)
         return measures
 
@@ -111,7 +112,7 @@ def variant(model: Transformer, *, blocks: int | None, cached: bool) -> Variant:
         row_length=ROW_LENGTH.value,
         cached=cached,
     )
-    size = prefix.states.nbytes / 2**20 if prefix else 0.0
+    size = known.states.nbytes / 2**20 if known else 0.0
     return Variant(take, cost.total, size, seconds if cached else 0.0)
 
 

@@ -14,7 +14,6 @@ start it on each with --distributed and a WORKDIR that all of them see.
 import dataclasses
 import json
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,16 @@ from ilo_jax.activations.forward import naming_knobs
 from ilo_jax.activations.store import key_digest
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.parameters import Weights
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.processes import share
 from ilo_jax.training import freezing, optimizers
 from ilo_jax.training.checkpoints import Checkpoints
-from ilo_jax.training.kept_states import Prefix, compute_prefix
+from ilo_jax.training.kept_states import KeptStates, compute_kept_states
+from ilo_jax.training.language import Batch, next_token
 from ilo_jax.training.loop import Every, Logged, train
 from ilo_jax.training.order import place_rows
-from ilo_jax.training.step import Batch, State, Step, Weights, begin, causal, make_step
+from ilo_jax.training.step import State, Step, abstract, begin, make_step
 
 KNOBS = (
     "fewer rows_at_once, remat=True, a shorter row_length, dtype=bfloat16, more frozen blocks, or "
@@ -114,13 +115,13 @@ class _Training:
         say(describe(setting, cached=cached, remat=config.remat))
         model = hf.load(setting.folder, mesh=setting.mesh, fsdp=config.fsdp, dtype=jnp.float32)
         weights = parameters.weights(model)
-        prefix = self._prefix(weights) if cached else None
+        kept_states = self._kept_states(weights) if cached else None
         trainable, kept = freezing.split(weights, setting.frozen)
         state = begin(self.optimizer, trainable, setting.mesh)
         if self.checkpoints.latest() is not None:
-            state = self.checkpoints.restore(state)
+            state = self.checkpoints.restore(abstract(self.optimizer, state.weights, setting.mesh))
             say(f"continuing after step {int(state.step)}")
-        state = self._train(state, kept, model, prefix)
+        state = self._train(state, kept, model, kept_states)
         if int(state.step) < config.steps:
             say(f"stopped after step {int(state.step)}; start again to continue")
             return False
@@ -130,7 +131,7 @@ class _Training:
         return True
 
     def _train(
-        self, state: State, kept: Weights, model: Transformer, prefix: Prefix | None
+        self, state: State, kept: Weights, model: Transformer, kept_states: KeptStates | None
     ) -> State:
         config, setting = self.config, self.setting
         # A run that begins anew is evaluated before its first step, whatever stands there.
@@ -155,14 +156,13 @@ class _Training:
         order, length = setting.order, setting.text.row_length
         try:
             with naming_knobs(f"{order.part_rows} rows of {length} tokens", KNOBS):
+                step, key = self._step(state), jax.random.key(config.seed)
                 return train(
-                    self._step(state),
+                    lambda n, state: step(state, kept, self._batch(n, kept_states), key),
                     state,
-                    kept,
-                    lambda number: self._batch(number, prefix),
                     steps=config.steps,
                     every=Every(config.evaluate, config.save),
-                    checkpoints=self.checkpoints,
+                    save=self.checkpoints.save,
                     log=log,
                     evaluate=evaluate,
                 )
@@ -177,25 +177,25 @@ class _Training:
             self.checkpoints.close()
 
     def _step(self, state: State) -> Step:
-        loss = partial(causal, lowest=self.setting.lowest, remat=self.config.remat)
-        return make_step(
-            self.setting.model,
-            loss,
-            self.optimizer,
-            like=state,
-            mesh=self.setting.mesh,
-            dtype=jnp.dtype(self.config.dtype),
+        config, setting = self.config, self.setting
+        loss = next_token(
+            setting.model,
+            setting.mesh,
+            dtype=jnp.dtype(config.dtype),
+            lowest=setting.lowest,
+            remat=config.remat,
         )
+        return make_step(loss, self.optimizer, like=state, mesh=setting.mesh)
 
-    def _batch(self, number: int, prefix: Prefix | None) -> Batch:
+    def _batch(self, number: int, kept_states: KeptStates | None) -> Batch:
         text, order, mesh = self.setting.text, self.setting.order, self.setting.mesh
-        states = None if prefix is None else prefix.at(order, number, mesh)
+        states = None if kept_states is None else kept_states.at(order, number, mesh)
         return Batch(place_rows(text, order, number, mesh), states)
 
-    def _prefix(self, weights: Weights) -> Prefix:
+    def _kept_states(self, weights: Weights) -> KeptStates:
         """Return the states of the frozen blocks, and say what they cost."""
         config, setting, begun = self.config, self.setting, time.perf_counter()
-        prefix = compute_prefix(
+        kept_states = compute_kept_states(
             setting.model,
             weights,
             setting.text,
@@ -203,17 +203,17 @@ class _Training:
             setting.mesh,
             blocks=setting.lowest,
             dtype=config.dtype,
-            file=self._prefix_file() if config.frozen_states == "disk" else None,
+            file=self._kept_states_file() if config.frozen_states == "disk" else None,
         )
-        size, seconds = prefix.states.nbytes / 2**20, time.perf_counter() - begun
+        size, seconds = kept_states.states.nbytes / 2**20, time.perf_counter() - begun
+        file = getattr(kept_states.states, "filename", "memory")
         say(
             f"states of the {setting.lowest} frozen blocks: {size:.1f} MiB of {config.dtype} in "
-            f"{prefix.states.filename if isinstance(prefix.states, np.memmap) else 'memory'}, "
-            f"{seconds:.1f} s"
+            f"{file}, {seconds:.1f} s"
         )
-        return prefix
+        return kept_states
 
-    def _prefix_file(self) -> Path:
+    def _kept_states_file(self) -> Path:
         """Return where they are kept: another file for whatever changes them."""
         setting, part = self.setting, share(self.setting.mesh)
         decides = {

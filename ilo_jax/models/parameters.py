@@ -12,6 +12,9 @@ from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import AnyMesh
 
+Weights = dict[str, jax.Array]
+"""All or some weights of a model, by path, such as "layers/3/attn/q/kernel"."""
+
 
 def build(config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Transformer:
     """Return a randomly initialised model of a configuration."""
@@ -32,7 +35,7 @@ def shapes(model: Transformer) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def weights(model: Transformer) -> dict[str, jax.Array]:
+def weights(model: Transformer) -> Weights:
     """Return every weight of a model by its path, such as "layers/3/attn/q/kernel"."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return {"/".join(map(str, keys)): variable.get_value() for keys, variable in flat}

@@ -56,18 +56,21 @@ class Checkpoints:
         """Return the last checkpoint.
 
         Args:
-            like: a state of the same training; arrays are put where its arrays lie.
+            like: The `abstract` state of the same training, for where arrays are put. Arrays are
+                not wanted: that would be the state twice.
 
         Raises:
-            ValueError: if it is damaged.
+            ValueError: If it is damaged.
         """
-        shapes = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
-        )
+        step = self.latest()
         try:
-            return State(**self._orbax.load(abstract_state=shapes._asdict()))
+            return State(**self._orbax.load(abstract_state=like._asdict()))
         except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"the checkpoint in {self.folder} is damaged: {error}") from error
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"the checkpoint in {self.folder} is damaged: {reason}; remove "
+                f"{self.folder / str(step)} to go on from the one before"
+            ) from error
 
     def save(self, state: State) -> None:
         """Begin to write a state; what was begun before is finished first.

@@ -17,13 +17,13 @@ from ilo_jax.activations.store import numpy_dtype, write_beside
 from ilo_jax.corpora.packing import Rows, place
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.parameters import Weights
 from ilo_jax.processes import gathered, own_part, quiet, share, together
 from ilo_jax.sharding import along_data
 from ilo_jax.training.order import Order, Text, own_rows, own_slots, place_parts
-from ilo_jax.training.step import Weights
 
 
-class Prefix(NamedTuple):
+class KeptStates(NamedTuple):
     """The hidden states of this process's rows before the lowest block that trains."""
 
     states: np.ndarray
@@ -39,7 +39,7 @@ class Prefix(NamedTuple):
         return place_parts(found, order.parts, mesh)
 
 
-def compute_prefix(
+def compute_kept_states(
     config: ModelConfig,
     weights: Weights,
     text: Text,
@@ -49,7 +49,7 @@ def compute_prefix(
     blocks: int,
     dtype: str,
     file: Path | None,
-) -> Prefix:
+) -> KeptStates:
     """Return the hidden state after the first blocks, for all rows of this process.
 
     It changes what a step costs, never what it computes: in the dtype of the computation the
@@ -81,10 +81,10 @@ def compute_prefix(
         parts = _computed(forward, text, order, mesh)
         if file is None:
             nothing = np.zeros((0, *shape[1:]), numpy_dtype(dtype))
-            return Prefix(np.concatenate([nothing, *parts]), numbers)
+            return KeptStates(np.concatenate([nothing, *parts]), numbers)
         _write(file, parts)
     assert file is not None
-    return Prefix(np.memmap(file, numpy_dtype(dtype), mode="r", shape=shape), numbers)
+    return KeptStates(np.memmap(file, numpy_dtype(dtype), mode="r", shape=shape), numbers)
 
 
 def _is_there(file: Path, shape: tuple[int, ...], dtype: str) -> bool:

@@ -13,8 +13,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from ilo_jax.processes import quiet
-from ilo_jax.training.checkpoints import Checkpoints
-from ilo_jax.training.step import Batch, Measures, State, Step, Weights
+from ilo_jax.training.step import Measures, State
 
 
 class Logged(NamedTuple):
@@ -34,43 +33,41 @@ class Logged(NamedTuple):
 class Every(NamedTuple):
     """How often something is done; always after the last step, too."""
 
-    evaluate: int
+    evaluate: int = 0
     """Steps, and before the first; 0: never."""
-    save: int
+    save: int = 0
     """Steps; 0: only at the end, and where the run is told to stop."""
 
 
 def train(
-    step: Step,
+    take: Callable[[int, State], tuple[State, Measures]],
     state: State,
-    frozen: Weights,
-    batch: Callable[[int], Batch],
     *,
     steps: int,
     every: Every,
-    checkpoints: Checkpoints,
+    save: Callable[[State], None],
     log: Callable[[Logged], None],
     evaluate: Callable[[int, State], None],
 ) -> State:
-    """Return the state after the last step, or after the one at which SIGTERM told it to stop.
+    """Take steps until the last one, or until SIGTERM tells this process to stop.
 
     What is logged of a step is read only when the next one runs, so that the devices never wait.
     Nothing is saved or evaluated before its loss has been seen to be finite.
 
     Args:
-        step: taken again and again.
-        state: to start from, at any step; it is consumed.
-        frozen: the weights that do not train.
-        batch: gives that of a step, which is numbered from 0.
-        steps: how many there are in all.
-        every: how often to evaluate and save.
-        checkpoints: receive the states.
-        log: called once for each step, in order.
-        evaluate: called with a number of steps, and the state after them.
+        take: Takes the step of a number, from 0; consumes the state and gives the one after it.
+        state: To start from, at any step.
+        steps: How many there are in all.
+        every: How often to evaluate and save.
+        save: Called with states.
+        log: Called once for each step, in order.
+        evaluate: Called with a number of steps, and the state after them, which the next consumes.
+
+    Returns:
+        The state after the last step that was taken; it has been saved.
 
     Raises:
-        FloatingPointError: naming the step whose loss or gradient is not finite.
-        OSError: if a checkpoint cannot be written.
+        FloatingPointError: Naming the step whose loss or gradient is not finite.
     """
     begun = int(state.step)
     if begun == 0 and every.evaluate:
@@ -79,7 +76,7 @@ def train(
     bar = tqdm(total=steps, initial=begun, desc="training", unit="step", disable=quiet())
     with bar, _told_to_stop() as stop:
         for number in range(begun, steps):
-            state, measures = step(state, frozen, batch(number))
+            state, measures = take(number, state)
             reader.follow(number + 1, measures)
             bar.update()
             last = number + 1 == steps
@@ -90,7 +87,7 @@ def train(
             stopping = stop(number)
             if last or stopping or _due(number + 1, every.save):
                 reader.catch_up()
-                checkpoints.save(state)
+                save(state)
             if stopping:
                 break
     return state

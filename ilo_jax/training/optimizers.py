@@ -1,11 +1,12 @@
-"""AdamW as language models are fine-tuned with it."""
+"""AdamW as language models are fine-tuned with it, and how any optimizer's state lies on a mesh."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import optax
 from jax.sharding import Mesh, Sharding
+from jax.tree_util import keystr
+from jaxtyping import PyTree
 
 from ilo_jax.sharding import replicated
 
@@ -52,24 +53,31 @@ def adamw(
     return optax.chain(optax.clip_by_global_norm(clip), update) if clip else update
 
 
-def _matrices(weights: Mapping[str, Any]) -> dict[str, bool]:
-    return {path: path.rsplit("/", 1)[1] in {"kernel", "embedding"} for path in weights}
+def _matrices(weights: PyTree) -> PyTree:
+    """Whether each weight is a matrix, and no scale of a norm, which may have one for each head."""
+
+    def is_matrix(path: tuple[Any, ...], weight: Any) -> bool:
+        return weight.ndim > 1 and not keystr(path[-1:], simple=True).endswith("scale")
+
+    return jax.tree.map_with_path(is_matrix, weights)
 
 
-def shardings(
-    optimizer: optax.GradientTransformation, weights: Mapping[str, jax.Array], mesh: Mesh
-) -> Any:
-    """Return how the optimizer's state lies: moments as their weights, all else everywhere.
+def shardings(optimizer: optax.GradientTransformation, weights: PyTree, mesh: Mesh) -> PyTree:
+    """How an optimizer's state lies: moments as the weights whose shape they have, all else whole.
 
     Args:
-        optimizer: whose state is asked for.
-        weights: that train, by path.
-        mesh: on which they lie.
+        optimizer: Its state is asked for.
+        weights: Those that train: arrays, or shapes with shardings.
+        mesh: On which they lie.
     """
 
-    def of(keys: tuple[Any, ...], _: jax.ShapeDtypeStruct) -> Sharding:
-        paths = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
-        return lies[paths[-1]] if paths else replicated(mesh)
+    def of(moment: Any, weight: Any) -> Sharding:
+        return weight.sharding if moment.shape == weight.shape else replicated(mesh)
 
-    lies = {path: weight.sharding for path, weight in weights.items()}
-    return jax.tree_util.tree_map_with_path(of, jax.eval_shape(optimizer.init, dict(weights)))
+    return optax.tree.map_params(
+        optimizer,
+        of,
+        jax.eval_shape(optimizer.init, weights),
+        weights,
+        transform_non_params=lambda _: replicated(mesh),
+    )

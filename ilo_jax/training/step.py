@@ -1,47 +1,34 @@
-"""One step of training: a loss, an optimizer and a batch, over the mesh of the weights."""
+"""One step of training: a loss, an optimizer and a batch in parts, over any pytrees."""
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ilo_jax.corpora.packing import Rows
-from ilo_jax.models import parameters
-from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.losses import next_token_losses, predicted
-from ilo_jax.models.transformer import Transformer
+from ilo_jax.corpora.parallel import listed
 from ilo_jax.sharding import replicated
 from ilo_jax.training import optimizers
-
-Weights = dict[str, jax.Array]
-"""By path, such as "layers/3/attn/q/kernel"."""
-
-
-class Batch(NamedTuple):
-    """What one step learns from: a leading axis of parts whose gradients are added up."""
-
-    rows: Rows
-    """Each array "part row seq"."""
-    prefix: Float[Array, "part row seq dim"] | None = None
-    """The hidden state before the lowest block that trains, where it is known already."""
 
 
 class Total(NamedTuple):
     """A loss before it is divided, so that parts of a batch can be added up."""
 
     sum: Float[Array, ""]
-    """Over all that counts, in nats."""
+    """Over all that counts."""
     count: Int[Array, ""]
-    """Of what counts: tokens, or choices."""
+    """How much counts: tokens, sentences, points."""
 
 
-Loss = Callable[[Transformer, Batch], Total]
-"""Of a model on one part of a batch, without the leading axis."""
+Loss = Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], Total]
+"""The loss of one part of a batch.
+
+It is given the weights that train, those that are frozen, the part (every leaf without the
+leading axis) and a random key that no other part of any step has.
+"""
 
 
 class State(NamedTuple):
@@ -49,95 +36,112 @@ class State(NamedTuple):
 
     step: Int[Array, ""]
     """How many were taken."""
-    weights: Weights
+    weights: PyTree
     """Those that train, float32."""
     moments: PyTree
-    """Of the optimizer."""
+    """The optimizer's own state."""
 
 
 class Measures(NamedTuple):
-    """Of one step, before its update."""
+    """What a step measured, before its update."""
 
     loss: Float[Array, ""]
-    """Mean of the batch, in nats."""
+    """Mean over all that counts in the batch."""
     count: Int[Array, ""]
-    """Of what the loss is the mean of."""
+    """How much counts."""
     gradient_norm: Float[Array, ""]
-    """Of all weights that train, before clipping."""
+    """Norm of the gradients of all weights that train, before clipping."""
 
 
-Step = Callable[[State, Weights, Batch], tuple[State, Measures]]
-"""Takes the state (which it consumes), the frozen weights, and a batch."""
+Step = Callable[[State, PyTree, PyTree, Key[Array, ""]], tuple[State, Measures]]
+"""Takes the state (which it consumes), the frozen weights, a batch, and the key of the run."""
 
 
-def causal(model: Transformer, batch: Batch, *, lowest: int, remat: bool) -> Total:
-    """Return the next-token loss of a causal language model.
-
-    Args:
-        model: with a head.
-        batch: one part.
-        lowest: block that `batch.prefix` leads up to, if it is there.
-        remat: whether differentiation computes each block again rather than keep it.
-    """
-    rows, blocks = batch.rows, range(lowest, model.config.layers)
-    hidden = batch.prefix
-    if hidden is None:
-        hidden = model.begin(rows.tokens, rows.positions)
-        blocks = range(model.config.layers)
-    final = model.through(hidden, rows.positions, rows.segments, blocks=blocks, remat=remat)
-    return Total(next_token_losses(model, final, rows).sum(), predicted(rows).sum())
-
-
-def begin(optimizer: optax.GradientTransformation, weights: Weights, mesh: Mesh) -> State:
-    """Return the state before the first step.
+def begin(optimizer: optax.GradientTransformation, weights: PyTree, mesh: Mesh) -> State:
+    """Make the state before the first step.
 
     Args:
-        optimizer: of which the state is made.
-        weights: that train; the first step consumes them.
-        mesh: on which they lie.
+        optimizer: Its moments are made.
+        weights: Those that train, which the first step consumes.
+        mesh: On which they lie.
+
+    Raises:
+        ValueError: Naming weights that are not float32.
     """
+    _refuse_other_than_float32(weights)
     lies = optimizers.shardings(optimizer, weights, mesh)
     moments = jax.jit(optimizer.init, out_shardings=lies)(weights)
     count = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
     return State(count, weights, moments)
 
 
-def make_step(
-    config: ModelConfig,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    *,
-    like: State,
-    mesh: Mesh,
-    dtype: DTypeLike,
-) -> Step:
-    """Return the jitted step.
-
-    Only weights of the state are differentiated: no gradient is computed for a frozen one,
-    and nothing below the lowest block that trains is gone through backwards. So the
-    optimizer never sees a frozen weight, and needs no mask.
+def abstract(optimizer: optax.GradientTransformation, weights: PyTree, mesh: Mesh) -> State:
+    """Shapes, dtypes and shardings of a state, in place of its arrays.
 
     Args:
-        config: of the model.
-        loss: what is minimised; its mean over the whole batch, whatever the parts.
-        optimizer: over the weights that train.
-        like: a state, for where its arrays lie.
-        mesh: of all arrays.
-        dtype: of the computation; weights, gradients and moments stay float32.
+        optimizer: Its moments are described.
+        weights: Those that train: arrays, or shapes with shardings.
+        mesh: On which they lie.
+
+    Raises:
+        ValueError: Naming weights that are not float32.
     """
-    assemble = parameters.assembler(config, mesh, dtype=dtype)
+    _refuse_other_than_float32(weights)
+    lies = optimizers.shardings(optimizer, weights, mesh)
+    count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    shapes = jax.tree.map(lambda weight: _shape(weight, weight.sharding), weights)
+    moments = jax.tree.map(_shape, jax.eval_shape(optimizer.init, weights), lies)
+    return State(count, shapes, moments)
 
-    def total(weights: Weights, frozen: Weights, batch: Batch) -> tuple[Array, Array]:
-        found = loss(assemble({**weights, **frozen}), batch)
-        return found.sum, found.count
 
-    def step(state: State, frozen: Weights, batch: Batch) -> tuple[State, Measures]:
-        gradients, (loss, count) = _added_up(total, state.weights, frozen, batch)
-        share = 1 / jnp.maximum(count, 1)
+def _shape(array: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def _refuse_other_than_float32(weights: PyTree) -> None:
+    others = [
+        f"{weight.dtype} of {jax.tree_util.keystr(path, simple=True, separator='/')}"
+        for path, weight in jax.tree.leaves_with_path(weights)
+        if weight.dtype != jnp.float32
+    ]
+    if others:
+        raise ValueError(
+            f"weights that train must be float32, got {listed(others, separator=', ')}; cast them "
+            "to another dtype in the loss"
+        )
+
+
+def make_step(
+    loss: Loss, optimizer: optax.GradientTransformation, *, like: State, mesh: Mesh
+) -> Step:
+    """Make the jitted step.
+
+    It minimises the mean of the loss over a whole batch, whatever its parts: every leaf of a
+    batch has a leading axis of them; they are computed one after the other, and their gradients
+    are added up in float32. Only the weights of the state are differentiated, so that a frozen
+    one has neither gradient nor moments and the optimizer needs no mask.
+
+    The random key of a part is `fold_in(fold_in(key, steps taken), number of the part)`: it
+    depends on the key of the run and on what it is for, so a run that was stopped and
+    continued draws what one that was not would have drawn.
+
+    Args:
+        loss: Of one part.
+        optimizer: Over the weights that train.
+        like: A state, or its `abstract`, for where its arrays lie.
+        mesh: On which all arrays lie.
+    """
+
+    def step(
+        state: State, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
+    ) -> tuple[State, Measures]:
+        key = jax.random.fold_in(key, state.step)
+        gradients, total = _added_up(loss, state.weights, frozen, batch, key)
+        share = 1 / jnp.maximum(total.count, 1)
         gradients = jax.tree.map(lambda gradient: gradient * share, gradients)
-        measures = Measures(loss * share, count, optax.tree.norm(gradients))
+        measures = Measures(total.sum * share, total.count, optax.tree.norm(gradients))
         updates, moments = optimizer.update(gradients, state.moments, state.weights)
-        weights = cast(Weights, optax.apply_updates(state.weights, updates))
+        weights = optax.apply_updates(state.weights, updates)
         return State(state.step + 1, weights, moments), measures
 
     lies = jax.tree.map(lambda array: array.sharding, like)
@@ -145,23 +149,25 @@ def make_step(
 
 
 def _added_up(
-    total: Callable[[Weights, Weights, Batch], tuple[Array, Array]],
-    weights: Weights,
-    frozen: Weights,
-    batch: Batch,
-) -> tuple[Weights, tuple[Array, Array]]:
-    """Return gradients, loss and count, each the sum over the parts of a batch."""
-    differentiate = jax.value_and_grad(total, has_aux=True)
+    loss: Loss, trainable: PyTree, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
+) -> tuple[PyTree, Total]:
+    """Gradients and loss, each the sum over the parts of a batch."""
 
-    def of(part: Batch) -> tuple[Weights, tuple[Array, Array]]:
-        (loss, count), gradients = differentiate(weights, frozen, part)
-        return gradients, (loss, count)
+    def total(trainable: PyTree, part: PyTree, key: Key[Array, ""]) -> tuple[Array, Total]:
+        found = loss(trainable, frozen, part, key)
+        return found.sum, found
 
-    def add(so_far: PyTree, part: Batch) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, so_far, of(part)), None
+    def of(number: Int[Array, ""], part: PyTree) -> tuple[PyTree, Total]:
+        own = jax.random.fold_in(key, number)
+        (_, found), gradients = jax.value_and_grad(total, has_aux=True)(trainable, part, own)
+        return gradients, found
 
-    if batch.rows.tokens.shape[0] == 1:
-        return of(jax.tree.map(lambda array: array[0], batch))
-    like = jax.eval_shape(of, jax.tree.map(lambda array: array[0], batch))
-    nothing = jax.tree.map(lambda sum: jnp.zeros(sum.shape, sum.dtype), like)
-    return jax.lax.scan(add, nothing, batch)[0]
+    def add(so_far: PyTree, numbered: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, so_far, of(*numbered)), None
+
+    numbers = jnp.arange(len(jax.tree.leaves(batch)[0]))
+    first = jax.tree.map(lambda array: array[0], (numbers, batch))
+    if len(numbers) == 1:
+        return of(*first)
+    nothing = jax.tree.map(lambda sum: jnp.zeros(sum.shape, sum.dtype), jax.eval_shape(of, *first))
+    return jax.lax.scan(add, nothing, (numbers, batch))[0]

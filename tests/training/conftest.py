@@ -3,7 +3,6 @@
 import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +16,16 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
-from ilo_jax.corpora.packing import as_sentences
+from ilo_jax.corpora.packing import Rows, as_sentences
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub import hf
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
 from ilo_jax.training import freezing, optimizers
+from ilo_jax.training.language import Batch, next_token
 from ilo_jax.training.order import Order, Text, packed, place_rows
-from ilo_jax.training.step import Batch, Measures, State, Total, begin, causal, make_step
+from ilo_jax.training.step import Loss, Measures, State, Total, begin, make_step
 from tests.models.variants import BERT, RMS, TIED, VOCAB, perturb
 
 # On shared cores torch's threads wait for each other.
@@ -54,6 +54,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 MASK = 3
 """The token that an encoder sees in place of those it is to find."""
+KEY = jax.random.key(0)
 HEAD_ONLY = "embed/.*,layers/.*,norm/.*"
 """Freezes all but a head of its own."""
 
@@ -106,14 +107,21 @@ def order(text) -> Order:
     return order
 
 
-def masked(model: Transformer, batch: Batch) -> Total:
+def masked_of(model: Transformer, rows: Rows) -> Total:
     """Return the loss of an encoder that finds the tokens marked `target`."""
-    rows = batch.rows
     seen = jnp.where(rows.target, MASK, rows.tokens)
     final = model(seen, rows.positions, rows.segments, tap=lambda hidden: hidden)[-1]
     logs = jax.nn.log_softmax(model.logits(final), axis=-1)
     found = jnp.take_along_axis(logs, rows.tokens[..., None], axis=-1)[..., 0]
     return Total(-jnp.where(rows.target, found, 0).sum(), rows.target.sum())
+
+
+def masked(config: ModelConfig, mesh: Mesh) -> Loss:
+    """Return the loss of encoders of a configuration."""
+    assemble = parameters.assembler(config, mesh, dtype=jnp.float32)
+    return lambda weights, frozen, batch, key: masked_of(
+        assemble({**weights, **frozen}), batch.rows
+    )
 
 
 class Run(NamedTuple):
@@ -154,15 +162,9 @@ class Training:
         like = parameters.abstract(start.config, dtype=jnp.float32)
         self.lies = parameters.shardings(like, mesh, fsdp=fsdp)
         self.frozen = self.placed(frozen=True)
-        loss = partial(causal, lowest=self.lowest, remat=remat)
-        self.step = make_step(
-            start.config,
-            loss if start.config.causal else masked,
-            self.optimizer,
-            like=self.begin(),
-            mesh=mesh,
-            dtype=dtype,
-        )
+        decoder = next_token(start.config, mesh, dtype=dtype, lowest=self.lowest, remat=remat)
+        loss = decoder if start.config.causal else masked(start.config, mesh)
+        self.step = make_step(loss, self.optimizer, like=self.begin(), mesh=mesh)
 
     def placed(self, *, frozen: bool) -> dict[str, jax.Array]:
         """Return the weights at the start that are frozen, or those that train."""
@@ -183,7 +185,7 @@ class Training:
         state, measures = self.begin(), []
         weights = [copied(state.weights)]
         for batch in batches:
-            state, measured = self.step(state, self.frozen, batch)
+            state, measured = self.step(state, self.frozen, batch, KEY)
             measures.append(jax.device_get(measured))
             weights.append(copied(state.weights))
         return Run(measures, weights, state)

@@ -14,7 +14,7 @@ import pytest
 
 from ilo_jax.sharding import along_data, make_mesh, replicated
 from ilo_jax.training.checkpoints import Checkpoints
-from ilo_jax.training.step import State, begin
+from ilo_jax.training.step import State, abstract, begin
 
 KEY = {"model": "a", "freeze": "paper:8", "learning_rate": 1e-3}
 
@@ -25,6 +25,11 @@ def state_of(*, size: int = 64, mesh=None, value: float = 1.0) -> State:
     weights = {"layers/0/mlp/up/kernel": jnp.arange(size, dtype=jnp.float32) * value}
     weights = {path: jax.device_put(array, lies) for path, array in weights.items()}
     return begin(optax.adam(0.1), weights, mesh)
+
+
+def like(*, size: int = 64, mesh=None) -> State:
+    state = state_of(size=size, mesh=mesh)
+    return abstract(optax.adam(0.1), state.weights, mesh or make_mesh(data=1))
 
 
 @jax.jit
@@ -48,7 +53,7 @@ def test_a_state_comes_back_bit_for_bit_to_where_it_lay(tmp_path):
     with_two.close()
     again = Checkpoints(tmp_path / "c", KEY)
     assert again.latest() == 2
-    assert_same(again.restore(state_of(mesh=mesh)), state)
+    assert_same(again.restore(like(mesh=mesh)), state)
     again.close()
 
 
@@ -62,7 +67,7 @@ def test_what_is_saved_is_the_state_before_the_next_step_consumes_it(tmp_path):
     for _ in range(5):
         state = step(state)
     checkpoints.close()
-    found = Checkpoints(tmp_path / "c", KEY).restore(state_of(size=2**22))
+    found = Checkpoints(tmp_path / "c", KEY).restore(like(size=2**22))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -115,7 +120,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         if file.is_file() and "d" in file.parent.name:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match=r"checkpoint in .*c is damaged"):
-        Checkpoints(tmp_path / "c", KEY).restore(state_of())
+        Checkpoints(tmp_path / "c", KEY).restore(like())
     time.sleep(0.5)
     gc.collect()
 
@@ -166,5 +171,5 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     assert f"refused: cannot write a checkpoint in {tmp_path / 'c'}: " in found.stdout, found.stderr
     checkpoints = Checkpoints(tmp_path / "c", KEY)
     assert checkpoints.latest() == 1
-    assert_same(checkpoints.restore(state_of(size=2**20)), taken(state_of(size=2**20, value=0.1)))
+    assert_same(checkpoints.restore(like(size=2**20)), taken(state_of(size=2**20, value=0.1)))
     checkpoints.close()

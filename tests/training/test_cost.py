@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -21,7 +21,8 @@ from ilo_jax.sharding import make_mesh, replicated
 from ilo_jax.training import optimizers
 from ilo_jax.training.cost import Cost, step_cost
 from ilo_jax.training.freezing import frozen_mask, lowest_block, read_rules, split
-from ilo_jax.training.step import Batch, State, causal, make_step
+from ilo_jax.training.language import Batch, next_token
+from ilo_jax.training.step import abstract, make_step
 from tests.models.variants import COMMON, TIED, VARIANTS
 
 # Large products, so that the optimizer and all that goes by elements is small beside them.
@@ -93,15 +94,15 @@ def traced(
     }
     trainable, kept = split(weights, frozen)
     optimizer = optimizers.adamw(lambda step: 1e-3, weight_decay=0.1, clip=1.0)
-    count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=lies)
-    state: Any = State(count, trainable, jax.eval_shape(optimizer.init, trainable))
-    loss = partial(causal, lowest=lowest_block(config, frozen), remat=remat)
-    step: Any = make_step(config, loss, optimizer, like=state, mesh=mesh, dtype=jnp.float32)
+    state = abstract(optimizer, trainable, mesh)
+    lowest = lowest_block(config, frozen)
+    loss = next_token(config, mesh, dtype=jnp.float32, lowest=lowest, remat=remat)
+    step: Any = make_step(loss, optimizer, like=state, mesh=mesh)
     shape = parts, rows // parts, row_length
     ids, flags = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.bool_))
     states: Any = jax.ShapeDtypeStruct((*shape, config.dim), jnp.float32) if cached else None
     placed: Any = Rows(ids, ids, ids, flags, flags)  # pyright: ignore[reportArgumentType]
-    return step.trace(state, kept, Batch(placed, states))
+    return step.trace(state, kept, Batch(placed, states), jax.random.key(0))
 
 
 def inner(parameters: dict[str, Any]) -> Iterator[Any]:

@@ -15,8 +15,8 @@ import torch
 from ilo_jax.processes import Share
 from ilo_jax.training import kept_states as module
 from ilo_jax.training import order as batches
-from ilo_jax.training.kept_states import Prefix, compute_prefix
-from ilo_jax.training.step import Batch
+from ilo_jax.training.kept_states import KeptStates, compute_kept_states
+from ilo_jax.training.language import Batch
 from tests.training.conftest import HEAD_ONLY, ROW_LENGTH, Training, distance, farthest
 
 TOLERANCE = 1e-5
@@ -31,8 +31,8 @@ LOWEST = pytest.mark.parametrize(
 )
 
 
-def computed(some: Training, *, dtype: str = "float32", file: Path | None = None) -> Prefix:
-    return compute_prefix(
+def computed(some: Training, *, dtype: str = "float32", file: Path | None = None) -> KeptStates:
+    return compute_kept_states(
         some.start.config,
         some.placed(frozen=False) | some.frozen,
         some.text,
@@ -44,9 +44,9 @@ def computed(some: Training, *, dtype: str = "float32", file: Path | None = None
     )
 
 
-def with_states(some: Training, prefix: Prefix) -> Iterator[Batch]:
+def with_states(some: Training, kept: KeptStates) -> Iterator[Batch]:
     for number in range(SOME):
-        yield some.batch(number)._replace(prefix=prefix.at(some.order, number, some.mesh))
+        yield some.batch(number)._replace(kept=kept.at(some.order, number, some.mesh))
 
 
 @LOWEST
@@ -58,8 +58,8 @@ def test_losses_are_those_without_it(training, trained, tmp_path, freeze, lowest
     assert isinstance(on_file.states, np.memmap)
     assert on_file.states.dtype == in_memory.states.dtype == np.float32
     np.testing.assert_array_equal(on_file.states, in_memory.states)
-    for prefix in (in_memory, on_file):
-        run = some.learn(with_states(some, prefix))
+    for kept in (in_memory, on_file):
+        run = some.learn(with_states(some, kept))
         np.testing.assert_allclose(run.losses, expected.losses[:SOME], rtol=SAME)
         assert farthest(run.weights[-1], expected.weights[SOME]) <= SAME
 
@@ -68,9 +68,9 @@ def test_losses_are_those_without_it(training, trained, tmp_path, freeze, lowest
 def test_states_are_torchs(training, freeze, lowest):
     """Whatever the row and its other sentences."""
     some = training("own", freeze)
-    prefix, (sentences, planned, _) = computed(some), some.text
-    assert prefix.states.shape == (some.order.rows, ROW_LENGTH, some.start.config.dim)
-    assert prefix.numbers.tolist() == [*range(some.order.rows)]
+    kept, (sentences, planned, _) = computed(some), some.text
+    assert kept.states.shape == (some.order.rows, ROW_LENGTH, some.start.config.dim)
+    assert kept.numbers.tolist() == [*range(some.order.rows)]
     starts = np.cumsum(sentences.lengths) - sentences.lengths
     for row in (0, 7, some.order.rows - 1):
         at = 0
@@ -79,17 +79,17 @@ def test_states_are_torchs(training, freeze, lowest):
             with torch.no_grad():
                 given = torch.from_numpy(ids).long()[None]
                 states = some.start.torch(given, output_hidden_states=True).hidden_states
-            found = prefix.states[row, at : (at := at + len(ids))]
+            found = kept.states[row, at : (at := at + len(ids))]
             assert distance(found, states[lowest][0].numpy()) <= TOLERANCE
 
 
 def test_bfloat16_is_within_its_rounding(training, tmp_path):
     half = training("own", "paper:2", dtype=jnp.bfloat16)
-    prefix = computed(half, dtype="bfloat16", file=tmp_path / "states.bin")
-    assert prefix.states.dtype == ml_dtypes.bfloat16
-    assert prefix.states.nbytes == (tmp_path / "states.bin").stat().st_size
+    kept = computed(half, dtype="bfloat16", file=tmp_path / "states.bin")
+    assert kept.states.dtype == ml_dtypes.bfloat16
+    assert kept.states.nbytes == (tmp_path / "states.bin").stat().st_size
     expected = half.learn(map(half.batch, range(SOME)))
-    run = half.learn(with_states(half, prefix))
+    run = half.learn(with_states(half, kept))
     np.testing.assert_allclose(run.losses, expected.losses, rtol=2**-8)
 
 
@@ -98,10 +98,10 @@ def test_each_step_gets_the_states_of_its_rows(training):
     some = training("own", "paper:1")
     order = some.order
     states = np.random.default_rng(0).normal(size=(order.rows, 3, 2)).astype(np.float32)
-    prefix, padding = Prefix(states, np.arange(order.rows)), 0
+    kept, padding = KeptStates(states, np.arange(order.rows)), 0
     for step in range(2 * order.epoch):
         numbers = order.at(step)
-        found = np.asarray(prefix.at(order, step, some.mesh))
+        found = np.asarray(kept.at(order, step, some.mesh))
         assert found.shape == (order.parts, order.part_rows, 3, 2)
         for place, number in np.ndenumerate(numbers):
             np.testing.assert_array_equal(found[place], states[number] if number >= 0 else 0)
@@ -117,12 +117,12 @@ def test_two_processes_have_the_states_of_their_own_rows(training, monkeypatch):
     for index, half in enumerate((slice(0, 4), slice(4, 8))):
         for place in (module, batches):
             monkeypatch.setattr(place, "share", lambda mesh, i=index: Share(i, 2, True, 1))
-        prefix = computed(some)
-        numbers += prefix.numbers.tolist()
-        expected = whole.states[prefix.numbers]
-        assert distance(prefix.states, expected) <= SAME
+        kept = computed(some)
+        numbers += kept.numbers.tolist()
+        expected = whole.states[kept.numbers]
+        assert distance(kept.states, expected) <= SAME
         for step, states in enumerate(of_all):
-            found = np.asarray(prefix.at(some.order, step, some.mesh))
+            found = np.asarray(kept.at(some.order, step, some.mesh))
             assert distance(found, states[:, half]) <= SAME
     assert sorted(numbers) == whole.numbers.tolist()
 

@@ -7,33 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ilo_jax.corpora.packing import Rows
-from ilo_jax.training.checkpoints import Checkpoints
 from ilo_jax.training.loop import Every, Logged, train
-from ilo_jax.training.step import Batch, Measures, State
+from ilo_jax.training.step import Measures, State
 
 
-class Recorded(Checkpoints):
-    """Remembers which steps were saved, and writes nothing."""
-
-    def __init__(self, events: list):
-        self.events = events
-
-    def save(self, state: State) -> None:
-        self.events.append(("save", int(state.step)))
-
-
-def batch(number: int) -> Batch:
-    rows = np.full((1, 1, 4), number, np.int32)
-    return Batch(Rows(*map(jnp.asarray, (rows, rows, rows, rows < 0, rows < 0))))
+def batch(number: int) -> jax.Array:
+    return jnp.int32(number)
 
 
 @jax.jit
-def step(state: State, frozen: dict, batch: Batch) -> tuple[State, Measures]:
-    """Add the number of the batch to a weight; the loss is the weight before."""
-    number = batch.rows.tokens[0, 0, 0]
+def step(state: State, number: jax.Array, bad: jax.Array) -> tuple[State, Measures]:
+    """Add a number to a weight; the loss is the weight before."""
     weight = state.weights["a"]
-    measures = Measures(weight, jnp.int32(4), jnp.where(number == frozen["bad"], jnp.inf, 1.0))
+    measures = Measures(weight, jnp.int32(4), jnp.where(number == bad, jnp.inf, 1.0))
     return State(state.step + 1, {"a": weight + number}, state.moments), measures
 
 
@@ -50,14 +36,13 @@ def run(
         logs.append(logged)
         events.append(("log", logged.step))
 
+    of_step = every.pop("batch", batch)
     return train(
-        step,
+        lambda number, state: step(state, of_step(number), jnp.int32(bad)),
         begun() if state is None else state,
-        {"bad": jnp.int32(bad)},
-        every.pop("batch", batch),
         steps=steps,
         every=Every(**{"evaluate": 0, "save": 0} | every),
-        checkpoints=Recorded(events),
+        save=lambda state: events.append(("save", int(state.step))),
         log=log,
         evaluate=lambda number, state: events.append(("evaluate", number, int(state.step))),
     )
@@ -126,7 +111,7 @@ def test_a_loss_that_is_no_number_ends_the_run():
 
 
 def test_told_to_stop_it_saves_first_and_goes_on_later():
-    def told(number: int) -> Batch:
+    def told(number: int) -> jax.Array:
         if number == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return batch(number)

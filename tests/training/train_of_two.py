@@ -7,7 +7,6 @@ Prints one JSON object of losses by what is frozen; the weights that train go to
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf
 from ilo_jax.sharding import make_mesh, replicated
 from ilo_jax.training import freezing
-from ilo_jax.training.kept_states import compute_prefix
+from ilo_jax.training.kept_states import compute_kept_states
+from ilo_jax.training.language import Batch, next_token
 from ilo_jax.training.optimizers import adamw, warmup_cosine
 from ilo_jax.training.order import Order, Text, place_rows
-from ilo_jax.training.step import Batch, begin, causal, make_step
+from ilo_jax.training.step import begin, make_step
 
 
 def learn(
@@ -36,19 +36,20 @@ def learn(
     rules = freezing.read_rules(settings["freeze"], model.config)
     mask = freezing.frozen_mask(weights, rules)
     lowest = freezing.lowest_block(model.config, mask)
-    prefix = lowest and compute_prefix(
+    kept = lowest and compute_kept_states(
         model.config, weights, text, order, mesh, blocks=lowest, dtype="float32", file=file
     )
     trainable, frozen = freezing.split(weights, mask)
     optimizer = adamw(warmup_cosine(**settings["schedule"]), **settings["adamw"])
     state = begin(optimizer, trainable, mesh)
-    loss = partial(causal, lowest=lowest, remat=False)
-    step = make_step(model.config, loss, optimizer, like=state, mesh=mesh, dtype=jnp.float32)
+    loss = next_token(model.config, mesh, dtype=jnp.float32, lowest=lowest)
+    step = make_step(loss, optimizer, like=state, mesh=mesh)
+    key = jax.random.key(0)
     losses = []
     for number in range(settings["steps"]):
-        states = prefix.at(order, number, mesh) if prefix else None
+        states = kept.at(order, number, mesh) if kept else None
         batch = Batch(place_rows(text, order, number, mesh), states)
-        state, measures = step(state, frozen, batch)
+        state, measures = step(state, frozen, batch, key)
         losses.append(float(measures.loss))
     whole = jax.jit(lambda weights: weights, out_shardings=replicated(mesh))(state.weights)
     return losses, {path: np.asarray(weight) for path, weight in whole.items()}
