@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float32
+from tqdm import tqdm
 
 from experiments.hardware import peak_flops
 from experiments.launch import Run, say
@@ -24,6 +27,7 @@ from ilo_jax.activations.gathering import layouts
 from ilo_jax.activations.locking import locked
 from ilo_jax.activations.store import DTYPES, Key, Store, open_store
 from ilo_jax.activations.taps import Tap, read
+from ilo_jax.activations.usable import naming, usable_states
 from ilo_jax.corpora import dataset, parallel
 from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.packing import Sentences
@@ -31,7 +35,7 @@ from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.corpora.tokens import token_ids
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.models.sample import e5_small
-from ilo_jax.processes import largest, share, together
+from ilo_jax.processes import largest, quiet, share, together
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -76,6 +80,23 @@ class Stored(NamedTuple):
     corpus: Parallel
     model: str
     """Its name."""
+    taps: tuple[Tap, ...]
+    """What was taken from it."""
+
+    def hidden_states(self, *, doing: str) -> Iterator[Float32[np.ndarray, "lang sent dim"]]:
+        """Yield what the only tap took of each layer, in order.
+
+        Args:
+            doing: what is done with them, for the progress bar.
+
+        Raises:
+            OSError: if something stored is damaged.
+            ValueError: if a state is unusable, naming model, layer, language and sentence.
+        """
+        (tap,) = self.taps
+        layers = usable_states(self.store, tap)
+        with naming(self.model, self.corpus.languages):
+            yield from tqdm(layers, desc=doing, total=len(tap.layers), disable=quiet())
 
 
 def problems(source: Source) -> list[str]:
@@ -154,7 +175,7 @@ def stored_states(source: Source, corpus: Parallel, run: Run, *, taps: str) -> S
     damaged = together(lambda: store.damaged(own if part.first else ()), what="checking states")
     if not any(largest([len(damaged), len(store.missing())])):
         say(f"using the states stored in {store.url}")
-        return Stored(store, key, corpus, name)
+        return Stored(store, key, corpus, name, job.taps)
     with alone(store.url):
         for language, problem in damaged.items():
             print(f"computing {corpus.languages[language]} again: {problem}", flush=True)
@@ -163,7 +184,7 @@ def stored_states(source: Source, corpus: Parallel, run: Run, *, taps: str) -> S
         if jax.process_index() == 0:
             store.add_session(report._asdict() | surroundings() | dataclasses.asdict(source))
     say(summary(report) + f"; they are in {store.url}")
-    return Stored(store, key, corpus, name)
+    return Stored(store, key, corpus, name, job.taps)
 
 
 class _Job(NamedTuple):
@@ -233,14 +254,13 @@ def _fill(store: Store, corpus: Parallel, job: _Job, run: Run) -> Report:
         model = hf.load(job.folder, mesh=job.mesh, fsdp=source.fsdp, dtype=dtype)
         sentences = together(text.result, what="reading the text")
     say(f"model and text were read in {time.perf_counter() - begun:.1f} s")
-    with jax.profiler.trace(run.workdir / "trace") if run.profile else nullcontext():
+    trace = jax.profiler.trace(run.workdir / "trace") if run.profile else nullcontext()
+    with trace, naming(job.name, corpus.languages):
         return extract(
             model,
             sentences,
             store,
             job.mesh,
-            name=job.name,
-            languages=corpus.languages,
             taps=job.taps,
             batch_tokens=source.batch_tokens,
             dtype=jnp.dtype(source.dtype),

@@ -20,14 +20,8 @@ FLOORS = [
 """Of the library, from left to right; what shares a floor does not know each other."""
 DESK = {"launch", "states", "columns", "records", "report", "hardware"}
 """What all jobs share: a job imports it and the library, never another job."""
-SIBLINGS = {
-    ("freezing", "finetune"),
-    ("freezing", "evaluate"),
-    ("finetune", "evaluate"),
-    ("finetune", "ilo"),
-    ("evaluate", "ilo"),
-}
-"""Which jobs still import which."""
+SIBLINGS = {("freezing", "finetune")}
+"""Which job imports which: the one compares runs of the other."""
 UNTESTED = {"experiments/states.py", "experiments/bench/rivals/torch_extractors.py"}
 """Tested through others so far."""
 LIBRARY = sorted((ROOT / "ilo_jax").rglob("*.py"))

@@ -19,17 +19,15 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
-from tqdm import tqdm
+from jaxtyping import Float
 
 from experiments import report
 from experiments.columns import columns
-from experiments.ilo import POOLINGS, usable_states
 from experiments.launch import Run, say
 from experiments.states import (
     Source,
@@ -40,26 +38,16 @@ from experiments.states import (
     surroundings,
 )
 from ilo_jax import sharding
-from ilo_jax.corpora.choices import DELIMITER, SHAPES, Question, by_language, read_questions
+from ilo_jax.activations.taps import SENTENCE_POOLINGS
+from ilo_jax.corpora.choices import SHAPES, Question, read_questions
 from ilo_jax.corpora.languages import by_family
-from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.parallel import Parallel
-from ilo_jax.evaluation.likelihood import (
-    bits_per_byte,
-    compiled_likelihood,
-    continuations,
-    predicted_tokens,
-    refuse_unfit,
-    rolling,
-)
-from ilo_jax.metrics.choices import ChoiceScores, choices
-from ilo_jax.metrics.retrieval import retrieval
-from ilo_jax.models.config import ModelConfig
+from ilo_jax.evaluation.answers import AnswerScores, answer_scores, question_tokens
+from ilo_jax.evaluation.held_out import TextScores, corpus_tokens, text_scores
+from ilo_jax.evaluation.likelihood import compiled_likelihood
+from ilo_jax.evaluation.retrieval import translations_found
+from ilo_jax.metrics import ChoiceScores
 from ilo_jax.models.hub import hf, repository
-from ilo_jax.processes import quiet
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -82,25 +70,6 @@ class Config(Source):
     """For retrieval: cosine or euclidean."""
 
 
-class TextScores(NamedTuple):
-    """What the text of each language costs a model; lower is better."""
-
-    bits_per_byte: Float[np.ndarray, " lang"]
-    """Of UTF-8 text, so that it does not depend on the tokenizer."""
-    loss: Float[np.ndarray, " lang"]
-    """Nats per token, which does."""
-    tokens: Int[np.ndarray, " lang"]
-    """That were predicted."""
-
-
-class AnswerScores(NamedTuple):
-    """How a model answers the questions of each language."""
-
-    languages: tuple[str, ...]
-    scores: ChoiceScores
-    """Of these languages."""
-
-
 class Results(NamedTuple):
     """What a run has measured; None for what it was not asked for."""
 
@@ -117,7 +86,11 @@ def check(config: Config) -> None:
         ValueError: naming each of them.
     """
     found = problems(config)
-    allowed = {"pooling": POOLINGS, "distance": ("cosine", "euclidean"), "shape": tuple(SHAPES)}
+    allowed = {
+        "pooling": SENTENCE_POOLINGS,
+        "distance": ("cosine", "euclidean"),
+        "shape": tuple(SHAPES),
+    }
     found += [
         f"{name} must be one of {', '.join(names)}, got {getattr(config, name)!r}"
         for name, names in allowed.items()
@@ -134,76 +107,6 @@ def check(config: Config) -> None:
 def question_files(config: Config) -> list[str]:
     """Return the files that hold the questions."""
     return [name.strip() for name in config.questions.split(",") if name.strip()]
-
-
-def corpus_tokens(
-    corpus: Parallel, tokenizer: "PreTrainedTokenizerBase", config: ModelConfig
-) -> Sentences:
-    """Return the tokens of all languages' sentences, one language after the other.
-
-    Raises:
-        ValueError: naming the sentences that are too long for the model, or have no tokens.
-    """
-    names = [
-        f"{language} sentence {number}"
-        for language, sentences in zip(corpus.languages, corpus.sentences, strict=True)
-        for number in range(1, len(sentences) + 1)
-    ]
-    tokens = rolling([text for each in corpus.sentences for text in each], tokenizer)
-    refuse_unfit(tokens, config, name=names.__getitem__)
-    return tokens
-
-
-def question_tokens(
-    questions: Sequence[Question], tokenizer: "PreTrainedTokenizerBase", config: ModelConfig
-) -> Sentences:
-    """Return the tokens of every question with each of its options, of which those count.
-
-    Raises:
-        ValueError: naming the questions that are too long for the model.
-    """
-    names = [
-        f"{question.language} question {number} option {option}"
-        for number, question in enumerate(questions, 1)
-        for option in range(1, len(question.options) + 1)
-    ]
-    contexts = [question.context for question in questions for _ in question.options]
-    options = [DELIMITER + option for question in questions for option in question.options]
-    tokens = continuations(contexts, options, tokenizer)
-    refuse_unfit(tokens, config, name=names.__getitem__)
-    return tokens
-
-
-def text_scores(
-    log_likelihoods: Float[np.ndarray, " sent"], tokens: Sentences, corpus: Parallel
-) -> TextScores:
-    """Return what the log-likelihoods of `corpus_tokens` say of each language."""
-    shape = len(corpus.languages), -1
-    likelihoods = log_likelihoods.reshape(shape)
-    counts = predicted_tokens(tokens).reshape(shape).sum(axis=1, dtype=np.int64)
-    sizes = np.array([[len(text.encode()) for text in each] for each in corpus.sentences])
-    loss = -likelihoods.sum(axis=1) / counts
-    return TextScores(bits_per_byte(likelihoods, sizes), loss, counts)
-
-
-def answer_scores(
-    log_likelihoods: Float[np.ndarray, " option"], questions: Sequence[Question]
-) -> AnswerScores:
-    """Return what the log-likelihoods of `question_tokens` say of each language."""
-    languages = tuple(by_language(questions))
-    counts = np.array([len(question.options) for question in questions])
-    there = np.arange(counts.max())[None] < counts[:, None]
-    likelihoods, lengths = np.zeros(there.shape, np.float32), np.zeros(there.shape, np.int32)
-    likelihoods[there] = log_likelihoods
-    lengths[there] = [len(option) for question in questions for option in question.options]
-    scores = choices(
-        jnp.asarray(likelihoods),
-        jnp.asarray(lengths),
-        jnp.array([question.answer for question in questions]),
-        jnp.array([languages.index(question.language) for question in questions]),
-        num_languages=len(languages),
-    )
-    return AnswerScores(languages, jax.tree.map(np.asarray, scores))
 
 
 def by_likelihood(
@@ -234,10 +137,8 @@ def by_states(
     if not config.retrieval:
         return None
     stored = stored_states(config, corpus, run, taps=f"residual:{config.pooling}")
-    array = f"residual_{config.pooling}"
-    layers = tqdm(range(stored.store.arrays[array].shape[0]), desc="retrieval", disable=quiet())
-    states = (jnp.asarray(usable_states(stored, array, layer)) for layer in layers)
-    return np.stack([np.asarray(retrieval(s, distance=config.distance)) for s in states])
+    states = stored.hidden_states(doing="retrieval")
+    return translations_found(states, distance=config.distance)
 
 
 def measure(config: Config, run: Run) -> Results:

@@ -23,12 +23,13 @@ import numpy as np
 
 from experiments import report
 from experiments.finetune.setting import RECIPE, Config, Setting, describe, prepare, training_key
-from experiments.finetune.watch import Slice, Watch, read_slice
+from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run, say
 from experiments.records import Board, Table
 from experiments.states import alone, surroundings
 from ilo_jax.activations.forward import naming_knobs
 from ilo_jax.activations.store import key_digest
+from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.models.parameters import Weights

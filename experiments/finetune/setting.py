@@ -106,6 +106,8 @@ def check(config: Config) -> None:
         found.append(
             f"rows_at_once must divide rows, {config.rows}, or be 0; got {config.rows_at_once}"
         )
+    if config.prefix:
+        found.append(f"prefix must be empty in training, got {config.prefix!r}")
     if config.param_dtype not in ("", "float32"):
         found.append(f"param_dtype must be float32 in training, got {config.param_dtype!r}")
     if found:

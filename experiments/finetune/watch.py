@@ -2,50 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from experiments import report
-from experiments.evaluate import TextScores, corpus_tokens, text_scores
 from experiments.launch import say
 from experiments.records import Board, Table
 from experiments.states import Source, read_corpus
-from ilo_jax.activations.pooled import Pooled, compiled_pooled
-from ilo_jax.activations.usable import refuse_unusable
-from ilo_jax.corpora.packing import Sentences
-from ilo_jax.corpora.parallel import Parallel
-from ilo_jax.corpora.tokens import token_ids
-from ilo_jax.evaluation.interlingua import scored
-from ilo_jax.evaluation.likelihood import Likelihood, compiled_likelihood
-from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
+from ilo_jax.evaluation.held_out import Slice, compiled_slice, judge
+from ilo_jax.metrics import IloSettings, ReferencedScores
 from ilo_jax.models.hub import repository
 from ilo_jax.models.transformer import Transformer
 
 TEXT = ("language", "bits_per_byte", "loss", "tokens")
 INTERLINGUA = ("state", "language", *report.COLUMNS)
-
-
-class Slice(NamedTuple):
-    """Aligned sentences that nobody learns from, and how a model is judged by them."""
-
-    corpus: Parallel
-    tokens: Sentences
-    """Of all sentences, for their likelihood."""
-    likelihood: Likelihood
-    pooled: Pooled
-    settings: IloSettings
-    """Of the scores of every hidden state."""
-
-
-class Found(NamedTuple):
-    """Of one model."""
-
-    texts: TextScores
-    scores: ReferencedScores
-    """Of every hidden state."""
 
 
 def read_slice(source: Source, folder: Path, mesh: Mesh, *, k: int, min_languages: int) -> Slice:
@@ -55,37 +28,15 @@ def read_slice(source: Source, folder: Path, mesh: Mesh, *, k: int, min_language
         OSError: if the corpus is absent.
         ValueError: if it or the settings of ILO cannot be used.
     """
-    corpus, config = read_corpus(source), repository.folder_config(folder)
-    lang, sent = len(corpus.languages), len(corpus.sentences[0])
-    settings = IloSettings(k=k, min_languages=min_languages)
-    check_settings(settings, num_points=lang * sent, num_languages=lang)
-    tokenizer = repository.load_tokenizer(folder)
-    ids = token_ids(
-        corpus, tokenizer, prefix=source.prefix, limit=config.max_positions, vocab=config.vocab
+    return compiled_slice(
+        read_corpus(source),
+        repository.load_tokenizer(folder),
+        repository.folder_config(folder),
+        mesh,
+        settings=IloSettings(k=k, min_languages=min_languages),
+        batch_tokens=source.batch_tokens,
+        dtype=jnp.dtype(source.dtype),
     )
-    size = {"batch_tokens": source.batch_tokens, "dtype": jnp.dtype(source.dtype)}
-    return Slice(
-        corpus,
-        corpus_tokens(corpus, tokenizer, config),
-        compiled_likelihood(config, mesh, **size),
-        compiled_pooled(config, ids, mesh, **size),
-        settings,
-    )
-
-
-def judge(model: Transformer, held_out: Slice, *, name: str) -> Found:
-    """Return what a model makes of the sentences.
-
-    Raises:
-        ValueError: if a state is not finite, naming layer, language and sentence.
-    """
-    texts = text_scores(
-        held_out.likelihood(model, held_out.tokens), held_out.tokens, held_out.corpus
-    )
-    states = np.asarray(held_out.pooled(model))
-    languages, layers = held_out.corpus.languages, range(len(states))
-    refuse_unusable(states, model=name, site="residual", layers=layers, languages=languages)
-    return Found(texts, scored(states, held_out.settings))
 
 
 class Watch:

@@ -11,10 +11,10 @@ from jaxtyping import Float
 
 from experiments import report
 from experiments.columns import columns
-from experiments.evaluate import TextScores
-from experiments.finetune.watch import INTERLINGUA, Found, interlingua
+from experiments.finetune.watch import INTERLINGUA, interlingua
 from ilo_jax.activations.store import write_beside
 from ilo_jax.corpora.languages import by_family
+from ilo_jax.evaluation.held_out import Judgement, TextScores
 from ilo_jax.metrics import ReferencedScores
 
 ARMS = {"base": "as it is", "full": "full fine-tuning", "frozen": "early layers frozen"}
@@ -27,10 +27,10 @@ class Judged(NamedTuple):
     arm: str
     """One of `ARMS`."""
     seed: int
-    found: Found
+    found: Judgement
 
 
-def keep(file: Path, found: Found) -> None:
+def keep(file: Path, found: Judgement) -> None:
     """Write what was found of a model, whole or not at all."""
     arrays = {f"texts_{name}": array for name, array in found.texts._asdict().items()}
     arrays |= {f"scores_{name}": array for name, array in found.scores._asdict().items()}
@@ -43,12 +43,12 @@ def keep(file: Path, found: Found) -> None:
     write_beside(file, write)
 
 
-def kept(file: Path) -> Found:
+def kept(file: Path) -> Judgement:
     """Return what was written."""
     with np.load(file, allow_pickle=False) as arrays:
         texts = {name: arrays[f"texts_{name}"] for name in TextScores._fields}
         scores = {name: arrays[f"scores_{name}"] for name in ReferencedScores._fields}
-    return Found(TextScores(**texts), ReferencedScores(**scores))
+    return Judgement(TextScores(**texts), ReferencedScores(**scores))
 
 
 def of_arm(judged: Sequence[Judged], arm: str, quantity: str) -> Float[np.ndarray, "seed ..."]:

@@ -14,9 +14,6 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
-from jaxtyping import Float32
-from tqdm import tqdm
 
 from experiments import report
 from experiments.launch import Run, say
@@ -29,12 +26,9 @@ from experiments.states import (
     surroundings,
 )
 from ilo_jax.activations.store import key_digest
-from ilo_jax.activations.usable import refuse_unusable
+from ilo_jax.activations.taps import SENTENCE_POOLINGS
 from ilo_jax.evaluation.interlingua import scored
 from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
-from ilo_jax.processes import quiet
-
-POOLINGS = ("mean", "content", "last", "max")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -74,23 +68,12 @@ def check(config: Config) -> None:
     ]
     if config.seed >= 2**63:
         found.append(f"seed must be below 2^63, got {config.seed}")
-    if config.pooling not in POOLINGS:
-        found.append(f"pooling must be one of {', '.join(POOLINGS)}, got {config.pooling!r}")
+    if config.pooling not in SENTENCE_POOLINGS:
+        found.append(
+            f"pooling must be one of {', '.join(SENTENCE_POOLINGS)}, got {config.pooling!r}"
+        )
     if found:
         raise ValueError("; ".join(found))
-
-
-def usable_states(stored: Stored, array: str, layer: int) -> Float32[np.ndarray, "lang sent dim"]:
-    """Return one stored hidden state, refused if it is damaged."""
-    states = stored.store.read(array, layer)
-    refuse_unusable(
-        states[None],
-        model=stored.model,
-        site="residual",
-        layers=[layer],
-        languages=stored.corpus.languages,
-    )
-    return states
 
 
 def settings_of(config: Config) -> IloSettings:
@@ -126,10 +109,8 @@ def measure(config: Config, run: Run) -> ReferencedScores:
     check_settings(settings_of(config), num_points=lang * sent, num_languages=lang)
     run.workdir.mkdir(parents=True, exist_ok=True)
     stored = stored_states(config, corpus, run, taps=f"residual:{config.pooling}")
-    begun, array = time.perf_counter(), f"residual_{config.pooling}"
-    layers = tqdm(range(stored.store.arrays[array].shape[0]), desc="scores", disable=quiet())
-    usable = (usable_states(stored, array, layer) for layer in layers)
-    scores = scored(usable, settings_of(config))
+    begun = time.perf_counter()
+    scores = scored(stored.hidden_states(doing="scores"), settings_of(config))
     seconds = time.perf_counter() - begun
     if jax.process_index() == 0:
         write(run.workdir, scores, stored, config, seconds)

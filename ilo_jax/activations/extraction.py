@@ -61,8 +61,6 @@ def extract(
     store: Store,
     mesh: Mesh,
     *,
-    name: str,
-    languages: Sequence[str],
     taps: Sequence[Tap],
     batch_tokens: int,
     dtype: DTypeLike,
@@ -81,8 +79,6 @@ def extract(
             one must be missing from the store.
         store: receives what is taken from each language.
         mesh: rows are sharded over its axis "data".
-        name: of the model, for messages.
-        languages: names of all languages, for messages.
         taps: what to take.
         batch_tokens: positions computed at a time on each place along "data".
         dtype: to compute in, whatever that of the weights.
@@ -90,7 +86,7 @@ def extract(
     Raises:
         MemoryError: if a device has too little for it.
         OSError: if the store cannot be written.
-        ValueError: if something is not finite, or a state all zero.
+        UnusableError: if something is not finite, or a state all zero; see `usable.naming`.
     """
     begun = time.perf_counter()
     own = share(mesh)
@@ -103,7 +99,7 @@ def extract(
         for kind, segments in enumerate(largest(plan.segments))
     ]
     compiled, cpu = time.perf_counter(), time.process_time()
-    gathering = Gathering(plan, store, taps, model=name, languages=languages) if own.first else None
+    gathering = Gathering(plan, store, taps) if own.first else None
     lengths = plan.lengths()
     with tqdm(total=int(lengths.sum()), desc="hidden states", unit="token", disable=quiet()) as bar:
         _run(steps, forwards, gathering, bar)

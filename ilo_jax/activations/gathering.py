@@ -42,17 +42,8 @@ def _layout(tap: Tap, lang: int, sent: int, longest: int, dtype: str) -> Layout:
 class Gathering:
     """Takes batches in the order of a schedule, and writes each block that is whole."""
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        store: Store,
-        taps: Sequence[Tap],
-        *,
-        model: str,
-        languages: Sequence[str],
-    ):
+    def __init__(self, schedule: Schedule, store: Store, taps: Sequence[Tap]):
         self.schedule, self.store, self.taps = schedule, store, taps
-        self.model, self.languages = model, languages
         self._states: dict[str, np.ndarray] = {}
         self._left = 0
 
@@ -61,7 +52,7 @@ class Gathering:
 
         Raises:
             OSError: if the store cannot be written.
-            ValueError: if something is unusable.
+            UnusableError: if something is unusable.
         """
         block = self.schedule.blocks[batch.block]
         if not self._left:
@@ -111,14 +102,13 @@ class Gathering:
         self, tap: Tap, block: Block, lengths: Shaped[np.ndarray, "lang sent"]
     ) -> list[Float[np.ndarray, "..."]]:
         """Return what a tap took from each language."""
-        languages = [self.languages[language] for language in block.languages]
-        names = {"model": self.model, "site": tap.site, "layers": tap.layers}
-        states = self._states.pop(tap.name)
+        states, languages = self._states.pop(tap.name), block.languages
         if tap.pooling == "tokens":
-            refuse_unusable_tokens(states, lengths, languages=languages, **names)
+            (layer,) = tap.layers
+            refuse_unusable_tokens(states, lengths, site=tap.site, layer=layer, languages=languages)
             return _split(states, lengths)
         states = states.reshape(len(states), *lengths.shape, -1)
-        refuse_unusable(states, languages=languages, **names)
+        refuse_unusable(states, site=tap.site, layers=tap.layers, languages=languages)
         return [states[:, place] for place in range(len(languages))]
 
 

@@ -15,9 +15,11 @@ from ilo_jax.models.transformer import Transformer
 
 SITES = ("residual", "mlp")
 """The residual stream (L + 1 hidden states), and the neurons of L MLPs."""
-POOLINGS = ("mean", "content", "last", "max", "tokens")
-"""Of a sentence: the mean over all its tokens, over those that stand for text, its last token, the
-largest value of each dimension; or all its tokens, of one layer."""
+SENTENCE_POOLINGS = ("mean", "content", "last", "max")
+"""To one vector a sentence: the mean over all its tokens, over those that stand for text, its last
+token, the largest value of each dimension."""
+POOLINGS = (*SENTENCE_POOLINGS, "tokens")
+"""Those of sentences, or all tokens, of one layer."""
 
 
 class Tap(NamedTuple):

@@ -1,20 +1,71 @@
 """Values that nothing can be computed from, refused by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
+
+from ilo_jax.activations.store import Store
+from ilo_jax.activations.taps import Tap
 
 _KINDS = {"residual": "hidden state", "mlp": "neurons of block"}
+
+
+class UnusableError(ValueError):
+    """Vectors that nothing can be computed from, told by the first of them."""
+
+    def __init__(self, text: str, language: int):
+        """Tell the language by its index, until `naming` knows its name.
+
+        Args:
+            text: with {} where the language is named.
+            language: by index.
+        """
+        super().__init__(text.format(f"language {language}"))
+        self.text, self.language = text, language
+
+
+@contextmanager
+def naming(model: str, languages: Sequence[str]) -> Iterator[None]:
+    """Say of which model and which language an unusable vector is.
+
+    Args:
+        model: its name.
+        languages: their codes, by index.
+
+    Raises:
+        ValueError: in place of an `UnusableError`.
+    """
+    try:
+        yield
+    except UnusableError as error:
+        raise ValueError(f"{model}: {error.text.format(languages[error.language])}") from error
+
+
+def usable_states(store: Store, tap: Tap) -> Iterator[Float32[np.ndarray, "lang sent dim"]]:
+    """Yield what a tap has stored of each of its layers, in their order.
+
+    Args:
+        store: in which no language is missing.
+        tap: of pooled states.
+
+    Raises:
+        OSError: if a chunk is absent or fails its checksum.
+        UnusableError: as `refuse_unusable`.
+    """
+    for layer in tap.layers:
+        states = store.read(tap.name, layer)
+        refuse_unusable(states[None], site=tap.site, layers=[layer])
+        yield states
 
 
 def refuse_unusable(
     states: Float[np.ndarray, "layer lang sent dim"],
     *,
-    model: str,
     site: str,
     layers: Sequence[int],
-    languages: Sequence[str],
+    languages: Sequence[int] | None = None,
 ) -> None:
     """Stop at vectors that are not finite, or hidden states that have no direction.
 
@@ -22,46 +73,44 @@ def refuse_unusable(
 
     Args:
         states: of sentences.
-        model: for the message, as are all others.
         site: "residual", or "mlp", whose vectors may be zero.
         layers: of the site.
-        languages: codes.
+        languages: by index; None: 0, 1, ...
 
     Raises:
-        ValueError: naming model, layer, language and sentence of the first.
+        UnusableError: naming layer, language and sentence of the first.
     """
     highest = np.maximum(states.max(-1), -states.min(-1))
-    _refuse(~np.isfinite(highest), "not finite", f"{model}: {_KINDS[site]}", layers, languages)
+    languages = range(states.shape[1]) if languages is None else languages
+    _refuse(~np.isfinite(highest), "not finite", _KINDS[site], layers, languages)
     if site == "residual":
-        _refuse(highest == 0, "all zero", f"{model}: {_KINDS[site]}", layers, languages)
+        _refuse(highest == 0, "all zero", _KINDS[site], layers, languages)
 
 
 def refuse_unusable_tokens(
     states: Float[np.ndarray, "token dim"],
     lengths: np.ndarray,
     *,
-    model: str,
     site: str,
-    layers: Sequence[int],
-    languages: Sequence[str],
+    layer: int,
+    languages: Sequence[int],
 ) -> None:
     """Stop at tokens whose states are not finite.
 
     Args:
         states: of the tokens of all sentences, one after the other.
         lengths: tokens of each sentence, "lang sent".
-        model: for the message, as are all others.
         site: "residual" or "mlp".
-        layers: the one of the site.
-        languages: codes.
+        layer: of the site.
+        languages: by index.
 
     Raises:
-        ValueError: naming model, layer, language and sentence of the first.
+        UnusableError: naming layer, language and sentence of the first.
     """
     starts = np.cumsum(lengths) - lengths.ravel()
     broken = np.logical_or.reduceat(~np.isfinite(states).all(-1), starts)
-    what = f"{model}: tokens of {_KINDS[site]}"
-    _refuse(broken.reshape(1, *lengths.shape), "not finite", what, layers, languages)
+    what = f"tokens of {_KINDS[site]}"
+    _refuse(broken.reshape(1, *lengths.shape), "not finite", what, [layer], languages)
 
 
 def _refuse(
@@ -69,13 +118,13 @@ def _refuse(
     how: str,
     what: str,
     layers: Sequence[int],
-    languages: Sequence[str],
+    languages: Sequence[int],
 ) -> None:
     places = np.argwhere(broken)
     if len(places):
         layer, lang, sent = places[0]
-        raise ValueError(
-            f"{what} {layers[layer]} of {languages[lang]} sentence {sent + 1} is {how} "
-            f"({len(places)} such in all, some perhaps of sentences that shared a row with "
-            "the cause)"
+        text = (
+            f"{what} {layers[layer]} of {{}} sentence {sent + 1} is {how} ({len(places)} such in "
+            "all, some perhaps of sentences that shared a row with the cause)"
         )
+        raise UnusableError(text, languages[lang])

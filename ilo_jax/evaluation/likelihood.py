@@ -160,22 +160,6 @@ def refuse_unfit(
     tokens.refuse_unfit(sentences, limit=config.max_positions, vocab=config.vocab, name=name)
 
 
-def log_likelihoods(
-    model: Transformer,
-    sentences: Sentences,
-    mesh: Mesh,
-    *,
-    batch_tokens: int,
-    dtype: DTypeLike,
-) -> Float64[np.ndarray, " sent"]:
-    """Return the log-likelihood of what is not given of each sentence, in nats, at most 0.
-
-    See `compiled_likelihood`, which serves more than once.
-    """
-    likelihood = compiled_likelihood(model.config, mesh, batch_tokens=batch_tokens, dtype=dtype)
-    return likelihood(model, sentences)
-
-
 def compiled_likelihood(
     config: ModelConfig, mesh: Mesh, *, batch_tokens: int, dtype: DTypeLike
 ) -> Likelihood:

@@ -15,6 +15,7 @@ from ilo_jax.activations import planning, schedule, taps
 from ilo_jax.activations.extraction import Report, extract
 from ilo_jax.activations.gathering import layouts
 from ilo_jax.activations.store import Store, open_store
+from ilo_jax.activations.usable import naming
 from ilo_jax.corpora.packing import Rows, Sentences, as_sentences, fill, plan
 from ilo_jax.models import parameters
 from ilo_jax.models.config import (
@@ -168,8 +169,6 @@ def extracted(
         sentences,
         store,
         mesh,
-        name="tiny",
-        languages=LANGUAGES,
         taps=taps.read(text, model.config),
         batch_tokens=batch_tokens,
         dtype=dtype,
@@ -328,6 +327,7 @@ def test_nothing_is_stored_of_a_model_that_gives_nan(sentences, tmp_path, text):
     model = perturbed(BERT)
     token = int(sentences[1].tokens[4])
     model.embed.tokens.embedding[...] = model.embed.tokens.embedding[...].at[token].set(jnp.nan)
-    with pytest.raises(ValueError, match=r"tiny: .*hidden state . of . sentence .* is not finite"):
+    message = r"tiny: .*hidden state . of . sentence .* is not finite"
+    with pytest.raises(ValueError, match=message), naming("tiny", LANGUAGES):
         extracted(model, sentences, tmp_path, sharding.make_mesh(data=1), text=text)
     assert opened(tmp_path, BERT, sentences, text).missing() == [0, 1, 2]

@@ -13,6 +13,7 @@ from ilo_jax.activations.gathering import Gathering, layouts
 from ilo_jax.activations.schedule import Batch, Schedule, schedule
 from ilo_jax.activations.store import Store, open_store
 from ilo_jax.activations.taps import Tap
+from ilo_jax.activations.usable import naming
 from ilo_jax.corpora.packing import Sentences, as_sentences
 
 POOLED = Tap("residual", "mean", (0, 2), 4)
@@ -83,7 +84,7 @@ def gathered(
     store: Store, taps: tuple[Tap, ...] = TAPS, *, missing: Collection[int] = range(LANG)
 ) -> Schedule:
     plan = planned(missing)
-    gathering = Gathering(plan, store, taps, model="m", languages=NAMES)
+    gathering = Gathering(plan, store, taps)
     for batch, segments in batches(plan):
         tokens = gathering.take(batch, computed(batch, taps, segments=segments))
         assert tokens == (batch.rows.segments > 0).sum()
@@ -141,7 +142,7 @@ def test_only_blocks_with_something_missing_are_written(tmp_path):
 
 def test_a_block_is_written_when_it_is_whole_and_not_before(tmp_path):
     store, plan = opened(tmp_path), planned()
-    gathering = Gathering(plan, store, TAPS, model="m", languages=NAMES)
+    gathering = Gathering(plan, store, TAPS)
     counts = plan.counts()
     assert counts.sum(axis=1).all()
     assert counts.max() > 1
@@ -169,7 +170,7 @@ def test_what_is_unusable_is_named_before_anything_of_its_block_is_written(
     store, plan = opened(tmp_path), planned()
     second = plan.blocks[1].languages
     assert len(second) > 1
-    gathering = Gathering(plan, store, TAPS, model="m", languages=NAMES)
+    gathering = Gathering(plan, store, TAPS)
 
     def run() -> None:
         for batch, segments in batches(plan):
@@ -181,7 +182,7 @@ def test_what_is_unusable_is_named_before_anything_of_its_block_is_written(
                 found[tap.name] = spoil(found[tap.name], batch, bad, tap, value)
             gathering.take(batch, found)
 
-    with pytest.raises(ValueError, match=message.format(NAMES[second[-1]])):
+    with pytest.raises(ValueError, match=message.format(NAMES[second[-1]])), naming("m", NAMES):
         run()
     assert store.missing() == [lang for lang in range(LANG) if lang >= second[0]]
     written = {index for other in TAPS for index in languages_with_chunks(store, other)}

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.evaluation import likelihood as module
@@ -19,7 +17,6 @@ from ilo_jax.evaluation.likelihood import (
     bits_per_byte,
     compiled_likelihood,
     continuations,
-    log_likelihoods,
     predicted_tokens,
     refuse_unfit,
     rolling,
@@ -27,12 +24,9 @@ from ilo_jax.evaluation.likelihood import (
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf
 from ilo_jax.sharding import make_mesh
-from tests.models.variants import perturb
+from tests.evaluation.material import BOS, EOS, VOCAB, tokenizer_of
 from tests.pairs import run_two
 
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
-VOCAB = {byte: i for i, byte in enumerate(BYTES)} | {"<s>": 256, "</s>": 257, "ab": 258}
-BOS, EOS = VOCAB["<s>"], VOCAB["</s>"]
 TEXTS = [
     "The cat sat.",
     "Die Katze saß auf der Matte.",
@@ -41,49 +35,6 @@ TEXTS = [
     " ab ab",
     "abcabab" * 9,
 ]
-
-
-@pytest.fixture(scope="module")
-def theirs() -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=len(VOCAB),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=96,
-    )
-    model = LlamaForCausalLM(config).eval()
-    perturb(model, seed=0)
-    return model
-
-
-@pytest.fixture(scope="module")
-def folder(theirs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("llama")
-    theirs.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ours(folder):
-    return hf.load(folder, mesh=make_mesh())
-
-
-def tokenizer_of(*, template: str = "$A", **special: str) -> PreTrainedTokenizerFast:
-    """Bytes, but for a merge of a and b, with these special tokens put around a text."""
-    words = Tokenizer(models.BPE(vocab=VOCAB, merges=[("a", "b")]))
-    words.normalizer = normalizers.Replace("\u200b", "")
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokens = [("<s>", BOS), ("</s>", EOS)]
-    words.post_processor = TemplateProcessing(single=template, special_tokens=tokens)
-    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return tokenizer_of(bos_token="<s>", eos_token="</s>")
 
 
 def split(sentences) -> list[tuple[list[int], list[bool]]]:
@@ -212,7 +163,7 @@ def test_packing_batches_and_mesh_change_nothing(
     mesh = make_mesh(data=data, model=model)
     other = hf.load(folder, mesh=mesh)
     settings = {"batch_tokens": batch_tokens, "dtype": jnp.float32}
-    found = log_likelihoods(other, texts, mesh, **settings)
+    found = compiled_likelihood(other.config, mesh, **settings)(other, texts)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     order = np.random.default_rng(0).permutation(30)
     shuffled = rolling([(TEXTS * 5)[i] for i in order], tokenizer)
@@ -255,7 +206,7 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary(folder
 def test_bfloat16_is_near_whatever_the_dtype_of_the_weights(ours, tokenizer, likelihood):
     texts = rolling(TEXTS, tokenizer)
     settings = {"batch_tokens": 256, "dtype": jnp.bfloat16}
-    found = log_likelihoods(ours, texts, make_mesh(), **settings)
+    found = compiled_likelihood(ours.config, make_mesh(), **settings)(ours, texts)
     expected = likelihood(ours, texts)
     assert (found != expected).all()
     np.testing.assert_allclose(found, expected, rtol=0.05)
@@ -274,15 +225,15 @@ import jax, jax.numpy as jnp
 from ilo_jax import processes, sharding
 from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.models.hub import hf
-from ilo_jax.evaluation.likelihood import log_likelihoods
+from ilo_jax.evaluation.likelihood import compiled_likelihood
 number, port, folder, file, model = sys.argv[1:]
 processes.join(f"localhost:{port}", processes=2, process=int(number))
 mesh = sharding.make_mesh(model=int(model))
 assert mesh.size == 2
 sentences = as_sentences(json.load(open(file)))
-found = log_likelihoods(
-    hf.load(folder, mesh=mesh), sentences, mesh, batch_tokens=256, dtype=jnp.float32
-)
+model = hf.load(folder, mesh=mesh)
+likelihood = compiled_likelihood(model.config, mesh, batch_tokens=256, dtype=jnp.float32)
+found = likelihood(model, sentences)
 print(json.dumps(found.tolist()))
 """
 

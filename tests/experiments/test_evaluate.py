@@ -13,10 +13,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from experiments.evaluate import Config, measure, text_scores
+from experiments.evaluate import Config, measure
 from experiments.launch import Run
-from ilo_jax.corpora.packing import as_sentences
-from ilo_jax.corpora.parallel import Parallel
 from tests.models.variants import perturb
 
 ROOT = Path(__file__).parents[2]
@@ -165,17 +163,6 @@ def test_retrieval_of_an_encoder_at_every_hidden_state(tiny, text, tmp_path, cap
     assert f"{np.mean(finding[2]):.3f}" in capsys.readouterr().out
     measure(config, Run(tmp_path / "run"))
     assert "using the states stored in" in capsys.readouterr().out
-
-
-def test_bytes_are_those_of_the_text_and_tokens_of_the_tokenizer():
-    """Two languages of two sentences; ü takes two bytes."""
-    corpus = Parallel(("deu", "eng"), (("ü", "ab"), ("abc", "d")), "a test")
-    tokens = as_sentences([[0, 1, 2], [0, 1], [0, 1], [0, 1, 1, 1]])
-    likelihoods = -math.log(2) * np.array([4.0, 4, 3, 1])
-    scores = text_scores(likelihoods, tokens, corpus)
-    np.testing.assert_allclose(scores.bits_per_byte, [2, 1])
-    np.testing.assert_allclose(scores.loss, np.array([8 / 3, 4 / 4]) * math.log(2))
-    assert scores.tokens.tolist() == [3, 4]
 
 
 BAD_CONFIGS = [

@@ -59,8 +59,6 @@ def ours(work: Work) -> Search:
             dict(enumerate(work.sentences)),
             store,
             work.mesh,
-            name=work.name,
-            languages=work.languages,
             taps=work.taps,
             batch_tokens=work.batch_tokens,
             dtype=jnp.dtype(work.dtype),

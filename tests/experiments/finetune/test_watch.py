@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from experiments import ilo
-from experiments.finetune.watch import Watch, judge, read_slice
+from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run
 from experiments.records import Board
 from experiments.states import Source
+from ilo_jax.evaluation.held_out import judge
 from ilo_jax.models.hub import hf
 from ilo_jax.sharding import make_mesh
 
@@ -69,12 +70,3 @@ def test_a_language_that_is_not_there_is_named(source, decoder):
 def test_settings_of_ilo_that_cannot_be_are_refused_before_the_model_is_read(source, decoder):
     with pytest.raises(ValueError, match=r"min_languages must be in \[1, 5\]"):
         read_slice(source, decoder, make_mesh(), k=5, min_languages=6)
-
-
-def test_states_that_are_not_finite_stop_the_run(held_out, model):
-    kernel = model.layers[1].mlp.down.kernel[...].at[0, 0].set(np.nan)
-    spoilt = hf.parameters.assembled(
-        model, hf.parameters.weights(model) | {"layers/1/mlp/down/kernel": kernel}
-    )
-    with pytest.raises(ValueError, match=r"tiny.*state"):
-        judge(spoilt, held_out, name="tiny")

@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from experiments import report
-from experiments.evaluate import TextScores
-from experiments.finetune.watch import Found
 from experiments.freezing import report as freezing_report
 from experiments.freezing.report import Judged, keep, kept, of_arm, table, write
+from ilo_jax.evaluation.held_out import Judgement, TextScores
 from ilo_jax.metrics import ReferencedScores
 
 LANGUAGES = ["swe_Latn", "xyz_Latn", "dan_Latn", "deu_Latn"]
@@ -21,13 +20,13 @@ TRAINED = "deu_Latn"
 STATES = 3
 
 
-def found(seed: int) -> Found:
+def found(seed: int) -> Judgement:
     rng = np.random.default_rng(seed)
     bits = rng.uniform(0.5, 3, 4)
     bridge, reach, ilo, ceiling, gaussian = rng.uniform(0, 1, (5, STATES, 4))
     counts = rng.integers(0, 9, (3, STATES, 4))
     scores = ReferencedScores(bridge, reach, ilo, ceiling, gaussian, *counts)
-    return Found(TextScores(bits, 2 * bits, np.arange(100, 104)), scores)
+    return Judgement(TextScores(bits, 2 * bits, np.arange(100, 104)), scores)
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 # What is kept
 
 
-def same(one: Found, other: Found) -> bool:
+def same(one: Judgement, other: Judgement) -> bool:
     pairs = zip([*one.texts, *one.scores], [*other.texts, *other.scores], strict=True)
     return all(a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 

@@ -1,0 +1,169 @@
+"""Aligned sentences that nobody learns from, and how a model is judged by them."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
+
+from ilo_jax.activations.pooled import Pooled, compiled_pooled
+from ilo_jax.activations.usable import naming, refuse_unusable
+from ilo_jax.corpora.packing import Sentences
+from ilo_jax.corpora.parallel import Parallel
+from ilo_jax.corpora.tokens import refuse_unfit, token_ids
+from ilo_jax.evaluation.interlingua import scored
+from ilo_jax.evaluation.likelihood import (
+    Likelihood,
+    bits_per_byte,
+    compiled_likelihood,
+    predicted_tokens,
+    rolling,
+)
+from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
+from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TextScores(NamedTuple):
+    """What the text of each language costs a model; lower is better."""
+
+    bits_per_byte: Float[np.ndarray, " lang"]
+    """Bits for each byte of UTF-8, at least 0; it does not depend on the tokenizer."""
+    loss: Float[np.ndarray, " lang"]
+    """Nats for each token, at least 0; it depends on the tokenizer."""
+    tokens: Int[np.ndarray, " lang"]
+    """Number of tokens that were predicted."""
+
+
+class Judgement(NamedTuple):
+    """What held-out sentences say of one model."""
+
+    texts: TextScores
+    """What each language's sentences cost the model."""
+    scores: ReferencedScores
+    """How interlingual each hidden state is, "state lang"."""
+
+
+class Slice(NamedTuple):
+    """Aligned sentences, and what is compiled to judge any weights of one configuration by them."""
+
+    corpus: Parallel
+    """The sentences, of which the model must not have learnt."""
+    tokens: Sentences
+    """Token ids of all sentences, for their likelihood."""
+    likelihood: Likelihood
+    """From a model and tokens to log-likelihoods."""
+    pooled: Pooled
+    """From a model to the embeddings of the sentences at every hidden state."""
+    settings: IloSettings
+    """How each hidden state is scored."""
+
+
+def compiled_slice(
+    corpus: Parallel,
+    tokenizer: "PreTrainedTokenizerBase",
+    config: ModelConfig,
+    mesh: Mesh,
+    *,
+    settings: IloSettings,
+    batch_tokens: int,
+    dtype: DTypeLike,
+) -> Slice:
+    """Return aligned sentences ready to judge models of a configuration by.
+
+    Args:
+        corpus: the sentences, as they are: nothing is put before them.
+        tokenizer: of the models.
+        config: of the models, decoders with a head.
+        mesh: on which the weights lie.
+        settings: of the scores of every hidden state.
+        batch_tokens: positions computed at a time on each place along "data".
+        dtype: to compute in.
+
+    Raises:
+        ValueError: if the settings are not for as many sentences, if a sentence is too long for
+            the models or has no tokens, or if they have no likelihoods.
+    """
+    lang, sent = len(corpus.languages), len(corpus.sentences[0])
+    check_settings(settings, num_points=lang * sent, num_languages=lang)
+    tokens = corpus_tokens(corpus, tokenizer, config)
+    limits = {"limit": config.max_positions, "vocab": config.vocab}
+    whole = token_ids(corpus, tokenizer, prefix="", **limits)
+    size = {"batch_tokens": batch_tokens, "dtype": dtype}
+    return Slice(
+        corpus,
+        tokens,
+        compiled_likelihood(config, mesh, **size),
+        compiled_pooled(config, whole, mesh, **size),
+        settings,
+    )
+
+
+def judge(model: Transformer, held_out: Slice, *, name: str) -> Judgement:
+    """Return what the sentences say of a model.
+
+    All processes of the mesh must call it, and each gets all of it.
+
+    Args:
+        model: of the slice's configuration, on its mesh.
+        held_out: the sentences.
+        name: of the model, for messages.
+
+    Raises:
+        MemoryError: if a device has too little.
+        ValueError: if a state is not finite or all zero, naming layer, language and sentence.
+    """
+    likelihoods = held_out.likelihood(model, held_out.tokens)
+    states = np.asarray(held_out.pooled(model))
+    with naming(name, held_out.corpus.languages):
+        refuse_unusable(states, site="residual", layers=range(len(states)))
+    return Judgement(
+        text_scores(likelihoods, held_out.tokens, held_out.corpus),
+        scored(states, held_out.settings),
+    )
+
+
+def corpus_tokens(
+    corpus: Parallel, tokenizer: "PreTrainedTokenizerBase", config: ModelConfig
+) -> Sentences:
+    """Return the tokens of all languages' sentences for their likelihood, language by language.
+
+    Args:
+        corpus: aligned sentences.
+        tokenizer: of the model.
+        config: of the model.
+
+    Raises:
+        ValueError: naming the sentences that are too long for the model, or have no tokens.
+    """
+    names = [
+        f"{language} sentence {number}"
+        for language, sentences in zip(corpus.languages, corpus.sentences, strict=True)
+        for number in range(1, len(sentences) + 1)
+    ]
+    tokens = rolling([text for each in corpus.sentences for text in each], tokenizer)
+    limits = {"limit": config.max_positions, "vocab": config.vocab}
+    refuse_unfit(tokens, **limits, name=names.__getitem__)
+    return tokens
+
+
+def text_scores(
+    log_likelihoods: Float[np.ndarray, " sent"], tokens: Sentences, corpus: Parallel
+) -> TextScores:
+    """Return what the text of each language costs the model that gave its log-likelihoods.
+
+    Args:
+        log_likelihoods: of all sentences, language by language, in nats.
+        tokens: of these sentences, by `corpus_tokens`.
+        corpus: the sentences.
+    """
+    shape = len(corpus.languages), -1
+    likelihoods = log_likelihoods.reshape(shape)
+    counts = predicted_tokens(tokens).reshape(shape).sum(axis=1, dtype=np.int64)
+    sizes = np.array([[len(text.encode()) for text in each] for each in corpus.sentences])
+    loss = -likelihoods.sum(axis=1) / counts
+    return TextScores(bits_per_byte(likelihoods, sizes), loss, counts)

@@ -1,0 +1,24 @@
+"""How often translations are found among sentences, at every hidden state of a model."""
+
+from collections.abc import Iterable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ilo_jax.metrics import retrieval
+
+
+def translations_found(
+    states: Iterable[Float[np.ndarray, "lang sent dim"]], *, distance: str
+) -> Float[np.ndarray, "state lang lang"]:
+    """Return `retrieval` of hidden states, one after the other: shares in [0, 1], NaN at l = m.
+
+    Args:
+        states: at least one; the i-th sentences of all languages say the same.
+        distance: "cosine" or "euclidean".
+
+    Raises:
+        ValueError: if there are fewer than two languages or sentences, or the distance is another.
+    """
+    return np.stack([np.asarray(retrieval(jnp.asarray(s), distance=distance)) for s in states])
