@@ -12,7 +12,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ilo_jax import processes
-from ilo_jax.models.sample import e5_small
+from ilo_jax.files import user_cache
 
 FLAGS = flags.FLAGS
 
@@ -57,7 +57,7 @@ def _main(argv: list[str], job: Callable[[Any, Run], Any], name: str) -> None:
     config = Path(config_flags.get_config_filename(FLAGS["config"])).stem
     for chatty in ("absl", "jax", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    jax.config.update("jax_compilation_cache_dir", str(e5_small.user_cache() / "ilo_jax/xla"))
+    jax.config.update("jax_compilation_cache_dir", str(user_cache() / "ilo_jax/xla"))
     try:
         if FLAGS.distributed:
             processes.join(

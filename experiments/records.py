@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ilo_jax.activations.store import write_beside
+from ilo_jax.files import write_text
 
 
 class Table:
@@ -26,7 +26,7 @@ class Table:
         self.file, self.columns = file, ["step", *columns]
         if jax.process_index() == 0:
             text = _lines([self.columns, *self._rows(until)])
-            write_beside(file, lambda beside: beside.write_text(text, encoding="utf-8"))
+            write_text(file, text)
 
     def _rows(self, until: int) -> list[list[str]]:
         if not self.file.is_file():

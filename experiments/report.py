@@ -9,17 +9,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from ilo_jax.activations.store import write_beside
 from ilo_jax.corpora.languages import by_family, find
+from ilo_jax.files import write_beside, write_text
 from ilo_jax.metrics import ReferencedScores
 
 COLUMNS = ("bridge", "reach", "ilo", "ceiling", "gaussian", "uncertain")
 """Fields of `ReferencedScores` that a table shows."""
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_beside(file, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def write_csv(

@@ -24,7 +24,6 @@ from experiments.launch import Run, say
 from ilo_jax import sharding
 from ilo_jax.activations.extraction import RECIPE, Report, extract
 from ilo_jax.activations.gathering import layouts
-from ilo_jax.activations.locking import locked
 from ilo_jax.activations.store import DTYPES, Key, Store, open_store
 from ilo_jax.activations.taps import Tap, read
 from ilo_jax.activations.usable import naming, usable_states
@@ -33,6 +32,7 @@ from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.corpora.tokens import token_ids
+from ilo_jax.files import locked
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.models.sample import e5_small
 from ilo_jax.processes import largest, quiet, share, together

@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from experiments import report
 from experiments.columns import columns
 from experiments.launch import Run, say
 from experiments.states import (
@@ -46,6 +45,7 @@ from ilo_jax.evaluation.answers import AnswerScores, answer_scores, question_tok
 from ilo_jax.evaluation.held_out import TextScores, corpus_tokens, text_scores
 from ilo_jax.evaluation.likelihood import compiled_likelihood
 from ilo_jax.evaluation.retrieval import translations_found
+from ilo_jax.files import write_text
 from ilo_jax.metrics import ChoiceScores
 from ilo_jax.models.hub import hf, repository
 
@@ -254,8 +254,8 @@ def write(
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["model", *table.header])
         writer.writerows([model, *map(_exact, row)] for row in table.rows)
-        report.write_text(workdir / name, text.getvalue())
-    report.write_text(workdir / "evaluation.json", record(config, corpus, seconds))
+        write_text(workdir / name, text.getvalue())
+    write_text(workdir / "evaluation.json", record(config, corpus, seconds))
 
 
 def _exact(value: Any) -> str:

@@ -21,15 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report
 from experiments.finetune.setting import RECIPE, Config, Setting, describe, prepare, training_key
 from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run, say
 from experiments.records import Board, Table
 from experiments.states import alone, surroundings
 from ilo_jax.activations.forward import naming_knobs
-from ilo_jax.activations.store import key_digest
 from ilo_jax.evaluation.held_out import Slice
+from ilo_jax.files import key_digest, write_text
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.models.parameters import Weights
@@ -80,7 +79,7 @@ def finetune(config: Config, run: Run) -> Path | None:
             return None
         if jax.process_index() == 0:
             whole = {"config": dataclasses.asdict(config), "key": key, "ran_on": surroundings()}
-            report.write_text(run.workdir / "config.json", json.dumps(whole, indent=2))
+            write_text(run.workdir / "config.json", json.dumps(whole, indent=2))
     return folder
 
 

@@ -24,8 +24,8 @@ from experiments.finetune.watch import read_slice
 from experiments.freezing import report
 from experiments.freezing.report import Judged
 from experiments.launch import Run, say
-from ilo_jax.activations.store import key_digest
 from ilo_jax.evaluation.held_out import Slice, judge
+from ilo_jax.files import key_digest
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.sharding import make_mesh
 

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from experiments import report
 from experiments.columns import columns
 from experiments.finetune.watch import INTERLINGUA, interlingua
-from ilo_jax.activations.store import write_beside
 from ilo_jax.corpora.languages import by_family
 from ilo_jax.evaluation.held_out import Judgement, TextScores
+from ilo_jax.files import write_beside, write_text
 from ilo_jax.metrics import ReferencedScores
 
 ARMS = {"base": "as it is", "full": "full fine-tuning", "frozen": "early layers frozen"}
@@ -109,7 +108,7 @@ def _csv(file: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> No
     writer.writerow(header)
     for row in rows:
         writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
-    report.write_text(file, text.getvalue())
+    write_text(file, text.getvalue())
 
 
 def picture_of_ilo(file: Path, judged: Sequence[Judged], *, title: str) -> None:

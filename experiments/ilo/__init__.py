@@ -25,9 +25,9 @@ from experiments.states import (
     stored_states,
     surroundings,
 )
-from ilo_jax.activations.store import key_digest
 from ilo_jax.activations.taps import SENTENCE_POOLINGS
 from ilo_jax.evaluation.interlingua import scored
+from ilo_jax.files import key_digest, write_text
 from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
 
 
@@ -129,4 +129,4 @@ def write(
     title += f", t={config.min_languages}"
     report.write_csv(workdir / "scores.csv", scores, model=stored.model, languages=languages)
     report.picture(workdir / "ilo.png", scores, title=title, languages=languages)
-    report.write_text(workdir / "config.json", record(config, stored, seconds))
+    write_text(workdir / "config.json", record(config, stored, seconds))

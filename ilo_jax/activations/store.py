@@ -10,10 +10,7 @@ Pooled states are "layer lang sent dim", a chunk per layer and language. States 
 token", say which token is which.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +20,10 @@ import tensorstore as ts
 from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
-Key = Mapping[str, Any]
-"""Everything that determines a stored value, as plain JSON."""
+from ilo_jax.files import Key, amended, claim, key_digest, kvstore
+
+GROUP = "zarr.json"
+"""What zarr3 keeps of a group."""
 
 DTYPES = ("float32", "bfloat16")
 """In which states are stored; bfloat16 is read by tensorstore, and not by zarr."""
@@ -92,6 +91,10 @@ class Store(NamedTuple):
                 within = ts.KvStore.KeyRange(f"{name}/c/{language}/", f"{name}/c/{language}0")
                 self.base.delete_range(within).result()
 
+    def layers(self, name: str) -> list[int]:
+        """Which layers an array holds, as numbered in the model, in the order in which it does."""
+        return self.arrays[name].spec().to_json()["metadata"]["attributes"]["layers"]
+
     def read(self, name: str, layer: int) -> Float[np.ndarray, "lang sent dim"]:
         """Return one layer of all languages, in float32.
 
@@ -100,17 +103,20 @@ class Store(NamedTuple):
             layer: as numbered in the model; the array must hold it.
 
         Raises:
+            ValueError: if it does not.
             OSError: if a chunk is absent or fails its checksum.
         """
-        array = self.arrays[name]
-        place = array.spec().to_json()["metadata"]["attributes"]["layers"].index(layer)
+        held = self.layers(name)
+        if layer not in held:
+            raise ValueError(f"layer must be one that {self.url}/{name} holds, {held}; got {layer}")
         try:
-            return array[place].read().result().astype(np.float32, copy=False)
+            states = self.arrays[name][held.index(layer)].read().result()
         except ValueError as error:
             raise OSError(
                 f"cannot read {name} of layer {layer} in {self.url}: {error}; "
                 "run again to compute what is damaged"
             ) from error
+        return states.astype(np.float32, copy=False)
 
     def tokens(self, name: str, language: int) -> Shaped[np.ndarray, "token ..."]:
         """Return the tokens of a language, of states of tokens or of "token_ids".
@@ -158,55 +164,36 @@ class Store(NamedTuple):
             raise OSError(f"cannot write into {self.url}: {error}") from error
 
     def sessions(self) -> list[dict[str, Any]]:
-        """Return what computed the states: one entry for each run that wrote some of them."""
-        return _attributes(self.base, self.url).get("sessions", [])
-
-    def add_session(self, session: Mapping[str, Any]) -> None:
-        """Remember a run that wrote some of the states.
+        """What computed the states: one entry for each run that wrote some of them.
 
         Raises:
-            OSError: if that cannot be written.
+            OSError: If they cannot be read.
         """
-        attributes = _attributes(self.base, self.url)
-        attributes["sessions"] = [*attributes.get("sessions", []), session]
-        try:
-            self.base.write("zarr.json", _group(attributes)).result()
-        except ValueError as error:
-            raise OSError(f"cannot write into {self.url}: {error}") from error
+        group = amended(self.base, GROUP, lambda group: group)
+        return group["attributes"].get("sessions", [])
+
+    def add_session(self, session: Mapping[str, Any]) -> None:
+        """Remember a run that wrote some of the states; none is lost, whoever else does so.
+
+        Raises:
+            OSError: If that cannot be written.
+        """
+        amended(self.base, GROUP, lambda group: _with_session(group, session))
+
+
+def _with_session(group: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, Any]:
+    attributes = group["attributes"]
+    sessions = [*attributes.get("sessions", []), session]
+    return {**group, "attributes": {**attributes, "sessions": sessions}}
 
 
 def _of_language(array: ts.TensorStore, language: int, shape: tuple[int, ...]) -> ts.TensorStore:
     return array[ts.d["lang"][language]][tuple(slice(0, size) for size in shape)]
 
 
-def key_digest(key: Key) -> str:
-    """Return a short name for a key: equal keys, equal names."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def numpy_dtype(name: str) -> np.dtype:
     """Return the dtype that numpy holds a stored one in."""
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
-
-
-def write_beside(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that it is seen whole or not at all.
-
-    Args:
-        file: where it is to be.
-        write: called with a path beside it, to write there.
-
-    Raises:
-        OSError: if it cannot be written; what stood there before still stands.
-    """
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        write(beside)
-        beside.replace(file)
-    except OSError as error:
-        raise OSError(f"cannot write {file}: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def open_store(root: str | Path, key: Key, arrays: Mapping[str, Layout], *, lang: int) -> Store:
@@ -227,8 +214,15 @@ def open_store(root: str | Path, key: Key, arrays: Mapping[str, Layout], *, lang
     """
     url = f"{root}/{key_digest(key)}"
     try:
-        base = ts.KvStore.open(f"{url}/" if "://" in url else _local(Path(url))).result()
-        _claim(base, key, url)
+        base = kvstore(url)
+        claim(
+            base,
+            GROUP,
+            _group(key),
+            what=f"{url} was written for another key",
+            advice="delete it, or keep states in another folder",
+            key=_key,
+        )
         opened = {name: _array(base / f"{name}/", layout) for name, layout in arrays.items()}
         complete = _array(base / "complete/", Layout(("lang",), (lang,), "uint8"))
     except OSError as error:
@@ -236,38 +230,12 @@ def open_store(root: str | Path, key: Key, arrays: Mapping[str, Layout], *, lang
     return Store(url, base, opened, complete)
 
 
-def _local(folder: Path) -> dict[str, str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    return {"driver": "file", "path": f"{folder.resolve()}/"}
+def _group(key: Key) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"key": key}}
 
 
-def _claim(base: ts.KvStore, key: Key, url: str) -> None:
-    """Make the group of a key, or refuse what is there."""
-    try:
-        found = base.read("zarr.json").result()
-        if found.state == "missing":
-            # Whoever comes first.
-            absent = found.stamp.generation
-            base.write("zarr.json", _group({"key": key}), if_equal=absent).result()
-    except ValueError as error:
-        raise OSError(str(error)) from error
-    there = _attributes(base, url)["key"]
-    if there != json.loads(json.dumps(key)):
-        fields = sorted(k for k in {*there, *key} if there.get(k) != key.get(k))
-        raise ValueError(f"{url} was written for another key: {', '.join(fields)} differ")
-
-
-def _group(attributes: Mapping[str, Any]) -> str:
-    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes})
-
-
-def _attributes(base: ts.KvStore, url: str) -> dict[str, Any]:
-    try:
-        attributes = json.loads(base.read("zarr.json").result().value)["attributes"]
-        attributes["key"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{url}/zarr.json is damaged ({error!r}); delete {url}") from error
-    return attributes
+def _key(group: Mapping[str, Any]) -> Key:
+    return dict(group["attributes"]["key"])
 
 
 def _array(place: ts.KvStore, layout: Layout) -> ts.TensorStore:

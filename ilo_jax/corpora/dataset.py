@@ -20,6 +20,7 @@ from typing import Any
 
 from ilo_jax.corpora import parallel
 from ilo_jax.corpora.parallel import Parallel
+from ilo_jax.refusals import listed, refuse
 
 VERSION = "1.0.0"
 """Of the format: a dataset lies in the folder NAME/VERSION, as TFDS has it."""
@@ -150,7 +151,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 (folder / name).write_bytes(content)
     except DAMAGE as error:
         raise ValueError(f"{archive} is damaged, or no archive: {error}") from error
-    parallel.refuse(f"{archive}: a member must be a plain file inside, and once", problems)
+    refuse(f"{archive}: a member must be a plain file inside, and once, got", problems)
 
 
 def _problem(name: str, content: bytes | None, folder: Path) -> str:
@@ -209,11 +210,11 @@ def _refuse_other_languages(corpora: Mapping[str, Parallel], source: Path) -> No
     """Refuse splits with languages of their own, since a dataset has the same in all."""
     every = {code for corpus in corpora.values() for code in corpus.languages}
     problems = [
-        f"{split}: no {parallel.listed(sorted(missing))}"
+        f"{split}: no {listed(sorted(missing))}"
         for split, corpus in corpora.items()
         if (missing := every - set(corpus.languages))
     ]
-    parallel.refuse(f"{source}: all splits must have the same languages", problems)
+    refuse(f"{source}: all splits must have the same languages, got", problems)
 
 
 def _builder(corpora: Mapping[str, Parallel], *, name: str, data_dir: Path) -> Any:
@@ -275,7 +276,7 @@ def _refuse_unprepared(folder: Path) -> None:
         names = sorted(file.name for file in folder.glob("*"))
         raise ValueError(
             f"{folder} is no prepared dataset: it must hold {INFO}; it holds "
-            f"{parallel.listed(names) or 'nothing'}"
+            f"{listed(names) or 'nothing'}"
         )
 
 
@@ -313,7 +314,7 @@ def _sorted(examples: Sequence[Any], source: str) -> list[Any]:
     """Return the examples in the order of their ids, which must be 0, 1, 2, ..."""
     by_id = {tuple(example["id"].int64_list.value): example for example in examples}
     missing = [f"none {place}" for place in range(len(examples)) if (place,) not in by_id]
-    parallel.refuse(f"{source} is damaged: every id must be there", missing)
+    refuse(f"{source} is damaged: every id must be there, got", missing)
     return [by_id[(place,)] for place in range(len(examples))]
 
 
@@ -321,5 +322,5 @@ def _texts(examples: Sequence[Any], code: str, source: str) -> list[str]:
     """Return the sentences of one language."""
     values = [example[f"text/{code}"].bytes_list.value for example in examples]
     missing = [f"none with id {place}" for place, value in enumerate(values) if not value]
-    parallel.refuse(f"{source} is damaged: every example must have a text in {code}", missing)
+    refuse(f"{source} is damaged: every example must have a text in {code}, got", missing)
     return [value[0].decode() for value in values]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ilo_jax.corpora import dataset, parallel
+from ilo_jax.refusals import listed, refuse
 
 Line = TypeVar("Line")
 Made = TypeVar("Made")
@@ -56,7 +57,7 @@ class Examples:
         if empty:
             raise ValueError(
                 f"{self.source}: a completion must not be empty, got {len(empty)} that are "
-                f"(examples from 1, of a .jsonl file its lines): {parallel.listed(empty)}"
+                f"(examples from 1, of a .jsonl file its lines): {listed(empty)}"
             )
 
     @property
@@ -132,7 +133,7 @@ def made(
             results.append(make(line))
         except ValueError as error:
             problems.append(f"line {place}: {error}")
-    parallel.refuse(what, problems)
+    refuse(f"{what}, got", problems)
     return results
 
 
@@ -152,7 +153,7 @@ def _read_folder(folder: Path) -> list[Example]:
         names = sorted(file.name for file in folder.iterdir())
         raise ValueError(
             f"{folder} holds no examples: it must hold .txt files, or be a prepared dataset; "
-            f"it holds {parallel.listed(names) or 'nothing'}"
+            f"it holds {listed(names) or 'nothing'}"
         )
     return _read_text(*files)
 
@@ -161,7 +162,7 @@ def _read_text(*files: Path) -> list[Example]:
     text = parallel.read_lines({str(file): file for file in files})
     paragraphs = {name: _paragraphs(lines) for name, lines in text.items()}
     without = [f"none in {name}" for name, found in paragraphs.items() if not found]
-    parallel.refuse("a text file must hold a paragraph", without)
+    refuse("a text file must hold a paragraph, got", without)
     return [Example("", one) for found in paragraphs.values() for one in found]
 
 
@@ -214,7 +215,7 @@ def _contexts(document: object, path: Path) -> list[str]:
         for where, context in contexts
         if not parallel.is_text(context)
     ]
-    parallel.refuse(f"{path}: data[].paragraphs[] must be lists, with a text as context", problems)
+    refuse(f"{path}: data[].paragraphs[] must be lists, with a text as context, got", problems)
     return list(dict.fromkeys(str(context) for _, context in contexts))
 
 
@@ -307,7 +308,7 @@ def _values(examples: Sequence[Any], name: str, source: str) -> list[Any]:
     """Return the one value of a feature in every example, bytes or an integer."""
     values = [[*one[name].bytes_list.value, *one[name].int64_list.value] for one in examples]
     missing = [f"none in number {number}" for number, found in enumerate(values, 1) if not found]
-    parallel.refuse(f"{source} is damaged: every example must have its {name}", missing)
+    refuse(f"{source} is damaged: every example must have its {name}, got", missing)
     return [found[0] for found in values]
 
 
@@ -318,9 +319,7 @@ def _sorted(records: Sequence[dict[str, Any]], source: str) -> list[dict[str, An
     counts = Counter(record["id"] for record in records)
     repeated = [str(one) for one, count in counts.items() if count > 1]
     if repeated:
-        raise ValueError(
-            f"{source}: an id must come once, got more than once: {parallel.listed(repeated)}"
-        )
+        raise ValueError(f"{source}: an id must come once, got more than once: {listed(repeated)}")
     ordered = sorted(records, key=operator.itemgetter("id"))
     return [{key: record[key] for key in record if key != "id"} for record in ordered]
 
@@ -338,5 +337,5 @@ def _decoded(records: Sequence[Mapping[str, bytes]], source: str) -> list[dict[s
         except UnicodeDecodeError as error:
             byte = f"byte {error.start + 1}: 0x{error.object[error.start]:02x}"
             problems.append(f"example {number}, {byte}")
-    parallel.refuse(f"{source}: text must be UTF-8", problems)
+    refuse(f"{source}: text must be UTF-8, got", problems)
     return texts

@@ -10,10 +10,8 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int, Int32
 
 from ilo_jax.processes import feed
+from ilo_jax.refusals import refuse
 from ilo_jax.sharding import along_data
-
-SHOWN = 10
-"""How many offenders an error names."""
 
 
 class Sentences(NamedTuple):
@@ -188,9 +186,6 @@ def _refuse_unpackable(lengths: Int[np.ndarray, " sent"], row_length: int) -> No
     if not len(lengths):
         raise ValueError("sentences must be at least one, got none")
     unfit = np.flatnonzero((lengths < 1) | (lengths > row_length))
-    if len(unfit):
-        named = ", ".join(f"{lengths[i]} at index {i}" for i in unfit[:SHOWN])
-        more = f", and {len(unfit) - SHOWN} more" if len(unfit) > SHOWN else ""
-        raise ValueError(
-            f"a sentence must have 1 to {row_length} tokens to fit a row, got {named}{more}"
-        )
+    problems = [f"{lengths[i]} at index {i}" for i in unfit]
+    what = f"a sentence must have 1 to {row_length} tokens to fit a row, got"
+    refuse(what, problems, inline=True)

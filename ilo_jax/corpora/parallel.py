@@ -16,14 +16,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ilo_jax.refusals import listed, refuse
+
 SAMPLE = Path(str(importlib.resources.files("ilo_jax.corpora") / "sample"))
 """The folder of the corpus that comes with the package: 48 everyday sentences."""
 
 SPLITS = ("dev", "devtest")
 """Of FLORES-200: folders, and suffixes of the files in them."""
-
-SHOWN = 10
-"""How many offenders an error names, and of how many more it gives the number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +227,7 @@ def read_lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
             problems.append(f"{file} line {line}, byte {byte}: 0x{data[error.start]:02x}")
         else:
             lines[name] = text.removesuffix("\n").split("\n") if text else []
-    refuse("text must be UTF-8", problems)
+    refuse("text must be UTF-8, got", problems)
     return lines
 
 
@@ -247,7 +246,7 @@ def parse_tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
         for number, row in enumerate(rows, 2)
         if len(row) != len(header)
     ]
-    refuse(f"{source}: a line must have {len(header)} cells, as the header has", ragged)
+    refuse(f"{source}: a line must have {len(header)} cells, as the header has, got", ragged)
     return {name: [row[column] for row in rows] for column, name in enumerate(header)}
 
 
@@ -259,14 +258,14 @@ def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
             records.append(parse_object(line))
         except ValueError as error:
             problems.append(f"line {number}: {error}")
-    refuse(f"{source}: a line must be a JSON object", problems)
+    refuse(f"{source}: a line must be a JSON object, got", problems)
     keys = records[0].keys()
     differing = [
         f"line {number}: " + ", ".join(_differences(record.keys(), keys))
         for number, record in enumerate(records, 1)
         if record.keys() != keys
     ]
-    refuse(f"{source}: a line must have the keys of line 1", differing)
+    refuse(f"{source}: a line must have the keys of line 1, got", differing)
     return {key: [record[key] for record in records] for key in keys}
 
 
@@ -308,7 +307,7 @@ def _refuse_other_than_text(columns: Mapping[str, Sequence[object]], source: str
         for number, value in enumerate(values, 1)
         if not is_text(value)
     ]
-    refuse(f"{source}: a sentence must be text", problems)
+    refuse(f"{source}: a sentence must be text, got", problems)
 
 
 def _refuse_unequal(corpus: Parallel) -> None:
@@ -329,19 +328,3 @@ def _refuse_repeated(names: Sequence[str], what: str) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ValueError(f"{what}, got more than once: {', '.join(repeated)}")
-
-
-def refuse(what: str, problems: Sequence[str]) -> None:
-    """Stop if there are problems.
-
-    Raises:
-        ValueError: naming the first of them.
-    """
-    if problems:
-        raise ValueError(f"{what}, got\n  " + listed(problems, separator="\n  "))
-
-
-def listed(names: Sequence[str], *, separator: str = ", ") -> str:
-    """Join the first names, and say how many more there are."""
-    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return separator.join([*names[:SHOWN], *more])

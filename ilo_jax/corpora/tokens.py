@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ilo_jax.corpora.packing import Sentences, as_sentences, joined
-from ilo_jax.corpora.parallel import Parallel, listed
+from ilo_jax.corpora.parallel import Parallel
+from ilo_jax.refusals import refuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,11 +61,7 @@ def refuse_unfit(
     most = limit or math.inf
     lengths = enumerate(sentences.lengths.tolist())
     problems = [f"{name(i)}: {length} tokens" for i, length in lengths if not 1 <= length <= most]
-    if problems:
-        raise ValueError(
-            f"a sentence must have 1 to {most} tokens, the positions of the model; got:\n  "
-            + listed(problems, separator="\n  ")
-        )
+    refuse(f"a sentence must have 1 to {most} tokens, the positions of the model; got:", problems)
     highest = sentences.tokens.max(initial=0)
     if highest >= vocab:
         raise ValueError(

@@ -17,12 +17,12 @@ from ilo_jax.activations.forward import naming_what_to_change
 from ilo_jax.activations.schedule import even_batches
 from ilo_jax.corpora import tokens
 from ilo_jax.corpora.packing import Rows, Sentences, as_sentences, place_whole
-from ilo_jax.corpora.parallel import listed
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.losses import next_token_losses
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.processes import quiet
+from ilo_jax.refusals import refuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -124,7 +124,7 @@ def _refuse_empty(given: Sequence[tuple[int, int, Sequence[int]]], texts: Sequen
         for number, ((count, _, ids), text) in enumerate(zip(given, texts, strict=True), 1)
         if count >= len(ids)
     ]
-    _refuse("a text must have a token beside those given", problems)
+    refuse("a text must have a token beside those given; got:", problems)
 
 
 def _opening(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -132,11 +132,6 @@ def _opening(tokenizer: "PreTrainedTokenizerBase") -> int:
         if isinstance(token, int):
             return token
     raise ValueError("the tokenizer must have a BOS or an EOS token to begin a text with, got none")
-
-
-def _refuse(what: str, problems: Sequence[str]) -> None:
-    if problems:
-        raise ValueError(f"{what}; got:\n  " + listed(problems, separator="\n  "))
 
 
 def _number(index: int) -> str:

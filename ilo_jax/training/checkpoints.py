@@ -1,8 +1,7 @@
 """States of a training on disk: written while it goes on, whole or not at all."""
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,9 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from ilo_jax.activations.store import write_beside
+from ilo_jax.files import Key, claim, kvstore
 from ilo_jax.processes import together
 from ilo_jax.training.step import State
-
-Key = Mapping[str, Any]
-"""All that determines a training, as JSON."""
 
 TORN = "*.orbax-checkpoint-tmp"
 """What Orbax calls a checkpoint that is not whole. It would clear them away itself, but in the
@@ -43,7 +39,7 @@ class Checkpoints:
             OSError: if the folder cannot be written.
         """
         self.folder = folder.absolute()
-        together(lambda: _claim(self.folder, key), what=f"opening {folder}")
+        together(lambda: _open(self.folder, key), what=f"opening {folder}")
         latest: Any = ocp.training.preservation_policies.LatestN(keep)
         self._orbax = ocp.training.Checkpointer(str(self.folder), preservation_policy=latest)
 
@@ -101,23 +97,15 @@ def _as_os_error(folder: Path) -> Iterator[None]:
         raise OSError(f"cannot write a checkpoint in {folder}: {error}") from error
 
 
-def _claim(folder: Path, key: Key) -> None:
-    """Leave the key in a new folder, or refuse one of another key."""
-    file = folder / "key.json"
-    key = json.loads(json.dumps(key))
-    folder.mkdir(parents=True, exist_ok=True)
+def _open(folder: Path, key: Key) -> None:
+    """Claim a folder, and clear away what is torn in it."""
+    claim(
+        kvstore(folder),
+        "key.json",
+        key,
+        what=f"the checkpoints in {folder} are of another training",
+        advice="remove them, or choose another --workdir",
+    )
     if jax.process_index() == 0:
         for torn in folder.glob(TORN):
             shutil.rmtree(torn)
-    if not file.is_file():
-        if jax.process_index() == 0:
-            write_beside(file, lambda beside: beside.write_text(json.dumps(key, indent=2)))
-        return
-    there = json.loads(file.read_text())
-    differing = sorted(name for name in {*there, *key} if there.get(name) != key.get(name))
-    if differing:
-        shown = (f"{name} was {there.get(name)!r}, is {key.get(name)!r}" for name in differing)
-        raise ValueError(
-            f"the checkpoints in {folder} are of another training: {'; '.join(shown)}; remove "
-            "them, or choose another --workdir"
-        )

@@ -8,12 +8,10 @@ import numpy as np
 from ilo_jax.corpora.examples import Example
 from ilo_jax.corpora.packing import Sentences, as_sentences
 from ilo_jax.evaluation.likelihood import continuations
+from ilo_jax.refusals import refuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-SHOWN = 10
-"""How many offenders an error names."""
 
 
 class _Tokens(NamedTuple):
@@ -73,9 +71,5 @@ def _refuse_long(whole: Sequence[_Tokens], prompts: Sequence[str], row_length: i
     pairs = zip(whole, prompts, strict=True)
     lengths = {i: len(ids) for i, ((ids, _, _), prompt) in enumerate(pairs, 1) if prompt}
     long = [f"{n} tokens in example {i}" for i, n in lengths.items() if n > row_length]
-    if long:
-        more = f" and {len(long) - SHOWN} more" if len(long) > SHOWN else ""
-        raise ValueError(
-            f"an example with a prompt must fit a row of {row_length} tokens, got "
-            f"{', '.join(long[:SHOWN])}{more}"
-        )
+    what = f"an example with a prompt must fit a row of {row_length} tokens, got"
+    refuse(what, long, inline=True)

@@ -5,11 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from ilo_jax.models.config import ModelConfig
+from ilo_jax.refusals import listed
 
 T = TypeVar("T")
-
-SHOWN = 10
-"""How many offenders an error names."""
 
 
 class Rule(NamedTuple):
@@ -116,10 +114,7 @@ def frozen_mask(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, bool]:
 
 
 def _named(problem: str, offenders: Sequence[str]) -> str:
-    if not offenders:
-        return ""
-    more = f" and {len(offenders) - SHOWN} more" if len(offenders) > SHOWN else ""
-    return f"{problem} {', '.join(offenders[:SHOWN])}{more}"
+    return f"{problem} {listed(offenders)}" if offenders else ""
 
 
 def split(

@@ -13,8 +13,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from ilo_jax.activations.store import numpy_dtype, write_beside
+from ilo_jax.activations.store import numpy_dtype
 from ilo_jax.corpora.packing import Rows, place
+from ilo_jax.files import write_beside
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.parameters import Weights

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ilo_jax.corpora.parallel import listed
+from ilo_jax.refusals import listed
 from ilo_jax.sharding import replicated
 from ilo_jax.training import optimizers
 

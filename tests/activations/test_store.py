@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import zarr
 
+from ilo_jax.activations import store as store_module
 from ilo_jax.activations.store import (
     Layout,
     Store,
-    key_digest,
     numpy_dtype,
     open_store,
-    write_beside,
 )
+from ilo_jax.files import key_digest
 
 KEY = {"model": {"model.safetensors": "ab"}, "languages": ["x", "y"]}
 LONGEST = 5000
@@ -87,7 +87,10 @@ def test_what_is_written_is_read_again(store: Store, tmp_path: Path):
 
 
 def test_a_layer_that_was_not_taken_is_not_read(full: Store):
-    with pytest.raises(ValueError, match="2 is not in list"):
+    assert full.layers("residual_mean") == [0, 1, 6]
+    assert full.layers("mlp_tokens") == [1]
+    message = r"^layer must be one that .*/residual_mean holds, \[0, 1, 6\]; got 2$"
+    with pytest.raises(ValueError, match=message):
         full.read("residual_mean", 2)
 
 
@@ -289,6 +292,21 @@ def test_sessions_are_kept_and_leave_the_key_alone(full: Store, tmp_path: Path):
     }
 
 
+def test_sessions_of_two_stores_open_at_once_are_all_kept(full: Store, tmp_path: Path, monkeypatch):
+    """The other writes after the first has read: the first reads again, and loses nothing."""
+    other = opened(tmp_path)
+    with_session = store_module._with_session
+
+    def interrupted(group, session):
+        if session == {"run": 1} and not other.sessions():
+            other.add_session({"run": 2})
+        return with_session(group, session)
+
+    monkeypatch.setattr(store_module, "_with_session", interrupted)
+    full.add_session({"run": 1})
+    assert full.sessions() == [{"run": 2}, {"run": 1}]
+
+
 # A URL
 
 
@@ -310,20 +328,3 @@ def test_a_store_at_a_url_lies_in_its_own_folder(remote: Store, tmp_path: Path):
     assert again.missing() == []
     assert again.damaged([0, 1]) == {}
     np.testing.assert_array_equal(again.read("residual_mean", 6), STATES[2])
-
-
-# Other files
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path):
-    file = tmp_path / "scores.csv"
-    write_beside(file, lambda beside: beside.write_text("old"))
-
-    def fail(beside: Path) -> None:
-        beside.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match=r"cannot write .*scores.csv: disk full"):
-        write_beside(file, fail)
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ilo_jax.corpora.examples import Example
 from ilo_jax.corpora.packing import Sentences
-from ilo_jax.training.examples import SHOWN, tokenized
+from ilo_jax.refusals import SHOWN
+from ilo_jax.training.examples import tokenized
 
 BOS, EOS, FIRST = 0, 1, 2
 WORDS = [f"w{i}" for i in range(60)]
@@ -131,7 +132,7 @@ def test_long_examples_with_a_prompt_are_named():
 
 def test_no_more_than_some_long_examples_are_named():
     long = ("w0", f" {text_of(5)}")
-    with pytest.raises(ValueError, match=f"7 tokens in example {SHOWN} and 3 more$"):
+    with pytest.raises(ValueError, match=f"7 tokens in example {SHOWN}, and 3 more$"):
         of(*[long] * (SHOWN + 3), row_length=6, **BOTH)
     with pytest.raises(ValueError, match=f"7 tokens in example {SHOWN}$"):
         of(*[long] * SHOWN, row_length=6, **BOTH)

@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub.families import read_config
+from ilo_jax.refusals import SHOWN
 from ilo_jax.training.freezing import (
-    SHOWN,
     Rule,
     describe,
     everything_trains,
@@ -147,7 +147,7 @@ def test_all_that_is_wrong_is_said_at_once():
 def test_no_more_than_some_are_named():
     weights = [f"w{i:02}" for i in range(SHOWN + 3)]
     message = refusal(lambda: frozen_mask([*weights, "a"], [Rule("a", frozen=False)]))
-    assert message == f"no rule fits {', '.join(weights[:SHOWN])} and 3 more"
+    assert message == f"no rule fits {', '.join(weights[:SHOWN])}, and 3 more"
     message = refusal(lambda: frozen_mask([*weights[:SHOWN], "a"], [Rule("a", frozen=False)]))
     assert message == f"no rule fits {', '.join(weights[:SHOWN])}"
 

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import unicodedata
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
+from ilo_jax.files import user_cache
 from ilo_jax.models.sample.charsmap import charsmap
 from ilo_jax.models.sample.e5_container import Container, Sizes, dequantise, parse
 
@@ -81,11 +81,6 @@ def folder(cache: Path | None = None) -> Path:
             "Set XDG_CACHE_HOME to keep caches elsewhere."
         ) from error
     return place
-
-
-def user_cache() -> Path:
-    """Return where the user keeps caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _is_complete(place: Path) -> bool:

@@ -1,0 +1,201 @@
+"""Files and folders that several runs share: written whole or not at all, claimed, locked."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import filelock
+import tensorstore as ts
+
+log = logging.getLogger(__name__)
+
+Key = Mapping[str, Any]
+"""All that determines what is in a folder, as plain JSON."""
+
+LEASE_SECONDS = 30
+"""How long a run on another machine may be silent before its lock is taken from it."""
+
+
+def user_cache() -> Path:
+    """Where the user keeps caches: `$XDG_CACHE_HOME`, else `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file, in UTF-8, so that it is seen whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; what stood there before still stands.
+    """
+    write_beside(file, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def write_beside(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file so that it is seen whole or not at all.
+
+    Args:
+        file: Where it is to be; a link there is replaced, not followed.
+        write: Called with a path of the same name, in a new folder beside the file that only
+            this user enters, to write there.
+
+    Raises:
+        OSError: If it cannot be written; what stood there before still stands.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+            beside = Path(folder) / file.name
+            write(beside)
+            beside.replace(file)
+    except OSError as error:
+        raise OSError(f"cannot write {file}: {error}") from error
+
+
+def key_digest(key: Key) -> str:
+    """A short name for a key: equal keys, equal names."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def kvstore(url: str | Path) -> ts.KvStore:
+    """Open a folder as tensorstore sees it.
+
+    Args:
+        url: A path, of which the folder is made if it is not there; or a URL that tensorstore
+            knows, such as gs://bucket/folder.
+
+    Raises:
+        OSError: If the folder cannot be made.
+        ValueError: If tensorstore does not know the URL.
+    """
+    if "://" in str(url):
+        return ts.KvStore.open(f"{url}/").result()
+    folder = Path(url)
+    folder.mkdir(parents=True, exist_ok=True)
+    return ts.KvStore.open({"driver": "file", "path": f"{folder.resolve()}/"}).result()
+
+
+def amended(folder: ts.KvStore, file: str, change: Callable[[Any], Any]) -> Any:
+    """Change a JSON file that others may change at the same time, and lose nothing of theirs.
+
+    Args:
+        folder: Holds the file.
+        file: Its name.
+        change: Gives what is to be there, from what is: None if the file is not there. It is
+            called again when another was faster; nothing is written if it gives what it got.
+
+    Returns:
+        What is there now.
+
+    Raises:
+        ValueError: If what is there is not JSON.
+        OSError: If it cannot be read or written.
+    """
+    try:
+        while True:
+            found = folder.read(file).result()
+            there = None if found.state == "missing" else _parsed(found.value, folder, file)
+            wanted = change(there)
+            if wanted is there:
+                return there
+            # Written only if the file still is as it was read; else the generation is empty.
+            write = folder.write(file, json.dumps(wanted), if_equal=found.stamp.generation)
+            if write.result().generation:
+                return wanted
+    except DamagedError:
+        raise
+    except ValueError as error:  # tensorstore's word for every failure of the file system
+        raise OSError(f"cannot write into {_place(folder)}: {error}") from error
+
+
+class DamagedError(ValueError):
+    """A file that others left is not what it should be."""
+
+    def __init__(self, folder: ts.KvStore, file: str, error: Exception):
+        place = _place(folder)
+        super().__init__(f"{place}{file} is damaged ({error!r}); delete {place}")
+
+
+def _place(folder: ts.KvStore) -> str:
+    """What messages call a folder."""
+    return folder.path if folder.url.startswith("file://") else folder.url
+
+
+def _parsed(data: bytes, folder: ts.KvStore, file: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DamagedError(folder, file, error) from error
+
+
+def claim(
+    folder: ts.KvStore,
+    file: str,
+    record: Mapping[str, Any],
+    *,
+    what: str,
+    advice: str,
+    key: Callable[[Any], Key] = dict,
+) -> None:
+    """Leave a record in a folder that has none yet, or refuse the folder of another key.
+
+    Any number of runs and processes may claim a folder at once: the first one's record stays.
+
+    Args:
+        folder: What is claimed.
+        file: Its JSON file.
+        record: The key of what is in the folder, or more than that, as JSON.
+        what: Begins the message, such as "STORE was written for another key".
+        advice: Ends it: what to do.
+        key: Takes the key out of a record.
+
+    Raises:
+        ValueError: If the folder is of another key, naming all fields that differ, or its file
+            is damaged.
+        OSError: If it cannot be read or written.
+    """
+    there = amended(folder, file, lambda there: record if there is None else there)
+    try:
+        first, ours = key(there), key(json.loads(json.dumps(record)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(folder, file, error) from error
+    absent = object()
+    names = sorted({*first, *ours})
+    differing = [name for name in names if first.get(name, absent) != ours.get(name, absent)]
+    if differing:
+        shown = (f"{name} was {first.get(name)!r}, is {ours.get(name)!r}" for name in differing)
+        raise ValueError(f"{what}: {', '.join(differing)} differ ({'; '.join(shown)}); {advice}")
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Keep other runs from writing into a folder meanwhile.
+
+    The lock of a run that was killed is taken over: at once on the same machine, on another
+    when it has not been renewed for `LEASE_SECONDS`. What is no folder, gs://... for example, is
+    not locked.
+
+    Raises:
+        OSError: If another run still holds the lock after that time.
+    """
+    if "://" in url:
+        yield
+        return
+    file = Path(url) / "lock"
+    lease = filelock.SoftFileLease(file, lease_duration=LEASE_SECONDS, thread_local=False)
+    try:
+        with suppress(filelock.Timeout):
+            lease.acquire(timeout=0)
+        if not lease.is_locked:
+            log.warning("%s is held: waiting whether it is renewed", file)
+            lease.acquire(timeout=1.2 * LEASE_SECONDS)
+    except filelock.Timeout as error:
+        raise OSError(f"another run is writing into {url}: {file} is renewed") from error
+    try:
+        yield
+    finally:
+        lease.release()
