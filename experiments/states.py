@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,10 +32,9 @@ from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.corpora.tokens import token_ids
-from ilo_jax.files import locked
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.models.sample import e5_small
-from ilo_jax.processes import largest, quiet, share, together
+from ilo_jax.processes import alone, largest, quiet, share, together
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -228,20 +227,6 @@ def _open(job: _Job, corpus: Parallel, key: Key, run: Run) -> Store:
     arrays = layouts(job.taps, lang=lang, sent=sent, longest=longest, dtype=dtype)
     root = job.source.states or run.workdir / "states"
     return together(partial(open_store, root, key, arrays, lang=lang), what=f"opening {root}")
-
-
-@contextmanager
-def alone(url: str) -> Iterator[None]:
-    """Keep other runs out of a folder, by the first process for all of this run.
-
-    Raises:
-        OSError: if another run is there.
-        RuntimeError: if the first process could not.
-    """
-    with ExitStack() as held:
-        first = jax.process_index() == 0
-        together(lambda: first and held.enter_context(locked(url)), what=f"locking {url}")
-        yield
 
 
 def _fill(store: Store, corpus: Parallel, job: _Job, run: Run) -> Report:

@@ -1,12 +1,15 @@
 """Several processes that run one program: how they join, agree, and share the work."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
+
+from ilo_jax.files import locked
 
 T = TypeVar("T")
 
@@ -69,6 +72,20 @@ def together(step: Callable[[], T], *, what: str) -> T:
     if failed.any():
         raise RuntimeError(f"{what} failed on process {np.flatnonzero(failed).tolist()}")
     return cast(T, result)
+
+
+@contextmanager
+def alone(url: str) -> Iterator[None]:
+    """Keep other runs out of a folder, by the first process for all of this run.
+
+    Raises:
+        OSError: If another run is there.
+        RuntimeError: If the first process could not.
+    """
+    with ExitStack() as held:
+        first = jax.process_index() == 0
+        together(lambda: first and held.enter_context(locked(url)), what=f"locking {url}")
+        yield
 
 
 def gathered(values: np.ndarray) -> np.ndarray:

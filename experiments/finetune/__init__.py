@@ -25,7 +25,7 @@ from experiments.finetune.setting import RECIPE, Config, Setting, describe, prep
 from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run, say
 from experiments.records import Board, Table
-from experiments.states import alone, surroundings
+from experiments.states import surroundings
 from ilo_jax.activations.forward import naming_knobs
 from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.files import key_digest, write_text
@@ -33,7 +33,7 @@ from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.models.parameters import Weights
 from ilo_jax.models.transformer import Transformer
-from ilo_jax.processes import share
+from ilo_jax.processes import alone, share
 from ilo_jax.training import freezing, optimizers
 from ilo_jax.training.checkpoints import Checkpoints
 from ilo_jax.training.kept_states import KeptStates, compute_kept_states

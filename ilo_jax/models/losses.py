@@ -1,14 +1,17 @@
 """What a language model pays for the tokens of packed rows."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models.transformer import Transformer
 
 SCORES = 2**26
-"""Of the vocabulary for all positions, at most so many are held at a time: 256 MiB."""
+"""How many scores of the vocabulary a device holds at a time, at most: 256 MiB."""
 
 
 def predicted(rows: Rows) -> Bool[Array, "row seq"]:
@@ -54,7 +57,9 @@ def _in_parts(
         return jax.nn.logsumexp(scores, axis=-1) - picked
 
     row, seq, dim = final.shape
-    parts = _parts(seq, row * seq * model.config.vocab)
+    vocab = model.config.vocab
+    devices = 1 if model.mesh is None else _devices(model.mesh, rows=row, vocab=vocab)
+    parts = _parts(seq, row * seq * vocab // devices)
     if parts == 1:
         return cross_entropy((final, wanted))
     hidden = jnp.moveaxis(final.reshape(row, parts, -1, dim), 1, 0)
@@ -64,7 +69,13 @@ def _in_parts(
     return jnp.moveaxis(found, 0, 1).reshape(row, seq)
 
 
+def _devices(mesh: Mesh, *, rows: int, vocab: int) -> int:
+    """Over how many devices scores are split: rows over "data", the vocabulary over "model"."""
+    split = {"data": rows, "model": vocab}
+    return math.prod(mesh.shape[axis] for axis, n in split.items() if n % mesh.shape[axis] == 0)
+
+
 def _parts(seq: int, scores: int) -> int:
-    """Return into how many equal parts rows are cut, for no more than `SCORES` in one."""
+    """Into how many equal parts rows are cut, for no more than `SCORES` of a device in one."""
     fitting = (n for n in range(1, seq + 1) if seq % n == 0 and scores <= n * SCORES)
     return next(fitting, seq)

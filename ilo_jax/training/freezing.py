@@ -1,8 +1,24 @@
-"""Which weights train: rules over their paths that decide every one of them exactly once."""
+"""Which weights train: rules over their paths that decide every one of them exactly once.
+
+In a loop of one's own, over all weights of a model, `partitioned` keeps them with optax alone::
+
+    rules = freezing.selective(model.config, blocks=8)
+    optimizer = freezing.partitioned(optax.adamw(1e-5), rules)
+    state = optimizer.init(weights)
+    updates, state = optimizer.update(gradients, state, weights)
+    weights = optax.apply_updates(weights, updates)
+
+`training.step` does more: it differentiates only what trains.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import optax
+from jax.tree_util import GetAttrKey, keystr
+from jaxtyping import PyTree
 
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.refusals import listed
@@ -123,6 +139,37 @@ def split(
     """Return the weights that train, and those that are frozen."""
     trainable = {path: weight for path, weight in weights.items() if not frozen[path]}
     return trainable, {path: weight for path, weight in weights.items() if frozen[path]}
+
+
+def partitioned(
+    optimizer: optax.GradientTransformation, rules: Sequence[Rule]
+) -> optax.GradientTransformation:
+    """An optimizer that leaves frozen weights bit-identical and keeps no moments for them.
+
+    Their gradients have no part in anything either, such as the norm that `optax` clips by.
+    Made of `optax.partition` and `optax.set_to_zero`, for loops that are not ours.
+
+    Args:
+        optimizer: For the weights that train.
+        rules: Of which exactly one must fit each path. The weights are a dict by path, or any
+            tree whose keys, joined by "/", are the paths, such as `nnx.state(model, nnx.Param)`.
+
+    Raises:
+        ValueError: From `init`, as from `frozen_mask`.
+    """
+
+    def labels(weights: PyTree) -> PyTree:
+        paths = jax.tree.map_with_path(lambda path, _: _joined(path), weights)
+        frozen = frozen_mask(jax.tree.leaves(paths), rules)
+        return jax.tree.map(lambda path: "frozen" if frozen[path] else "trains", paths)
+
+    return optax.partition({"trains": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
+def _joined(path: tuple[Any, ...]) -> str:
+    """A path as rules see it; nnx has each array as the value of a variable."""
+    path = path[:-1] if path[-1:] == (GetAttrKey("value"),) else path
+    return keystr(path, simple=True, separator="/")
 
 
 def lowest_block(config: ModelConfig, frozen: Mapping[str, bool]) -> int:

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ilo_jax.refusals import listed
+from ilo_jax.refusals import refuse
 from ilo_jax.sharding import replicated
 from ilo_jax.training import optimizers
 
@@ -104,11 +104,9 @@ def _refuse_other_than_float32(weights: PyTree) -> None:
         for path, weight in jax.tree.leaves_with_path(weights)
         if weight.dtype != jnp.float32
     ]
-    if others:
-        raise ValueError(
-            f"weights that train must be float32, got {listed(others, separator=', ')}; cast them "
-            "to another dtype in the loss"
-        )
+    refuse(
+        "weights that train must be float32, until the loss casts them; got", others, inline=True
+    )
 
 
 def make_step(

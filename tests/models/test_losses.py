@@ -8,8 +8,9 @@ import torch
 from flax import nnx
 
 from ilo_jax.corpora.packing import Rows
-from ilo_jax.models import losses
+from ilo_jax.models import losses, parameters
 from ilo_jax.models.losses import next_token_losses, predicted
+from ilo_jax.sharding import make_mesh
 from tests.models.variants import TOLERANCE
 
 CAUSAL = pytest.mark.parametrize("variant", ["llama-gqa", "gemma2-both"])
@@ -114,6 +115,31 @@ def test_rows_are_cut_into_as_few_equal_parts_as_may_be(monkeypatch, seq, scores
     """Of a prime number of positions, one at a time; and never less than one."""
     monkeypatch.setattr(losses, "SCORES", 100)
     assert losses._parts(seq, scores) == parts
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "held"), [(1, 1, (8, 2)), (2, 2, (8, 6)), (8, 1, (8, 12)), (4, 2, (8, 12))]
+)
+def test_scores_are_counted_for_each_device(ours, monkeypatch, data, split, held):
+    """Eight rows of 12 tokens and a vocabulary that divides: more devices, fewer parts."""
+    config, mesh = ours("llama-tied").config, make_mesh(data=data, model=split)
+    model = parameters.abstract(config, dtype=jnp.float32)
+    model.mesh, shapes, logits = mesh, [], type(model).logits
+    monkeypatch.setattr(
+        type(model), "logits", lambda self, h: shapes.append(h.shape[:2]) or logits(self, h)
+    )
+    monkeypatch.setattr(losses, "SCORES", 8 * 12 * config.vocab // 6)
+    empty = jnp.zeros((8, 12), int)
+    rows = Rows(empty, empty, empty, empty > 0, empty > 0)
+    jax.eval_shape(next_token_losses, model, jnp.zeros((8, 12, config.dim)), rows)
+    assert {*shapes} == {held}
+
+
+@pytest.mark.parametrize(
+    ("rows", "vocab", "devices"), [(8, 64, 8), (6, 64, 2), (8, 63, 4), (5, 61, 1)]
+)
+def test_what_does_not_divide_is_whole_on_every_device(rows, vocab, devices):
+    assert losses._devices(make_mesh(data=4, model=2), rows=rows, vocab=vocab) == devices
 
 
 def test_float32_whatever_the_dtype_of_the_states(ours, rows):

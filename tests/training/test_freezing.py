@@ -3,9 +3,14 @@
 import copy
 import json
 import re
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
+from flax import nnx
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ilo_jax.models import parameters
@@ -18,11 +23,15 @@ from ilo_jax.training.freezing import (
     everything_trains,
     frozen_mask,
     lowest_block,
+    partitioned,
     read_rules,
     selective,
     split,
 )
+from ilo_jax.training.language import Batch, next_token
+from ilo_jax.training.optimizers import adamw
 from tests.models.variants import RMS, TIED, VARIANTS
+from tests.training.conftest import ADAMW, KEY, SCHEDULE, Training, copied, farthest
 
 
 def read(kind, given) -> ModelConfig:
@@ -289,3 +298,64 @@ def test_sizes_are_of_weights(ten, names):
     sizes = {path: 1 if path == "norm/scale" else 3 for path in names}
     line = describe(ten, {path: path == "norm/scale" for path in names}, sizes)
     assert line == f"frozen: final norm: 1 of {3 * len(names) - 2:,} parameters (0%)"
+
+
+# As an optax transformation, for loops that are not ours
+
+TAKEN = 20
+"""Steps of another loop."""
+
+
+def taken_elsewhere(some: Training) -> tuple[dict[str, np.ndarray], Any]:
+    """The weights, and the state of the optimizer, after steps of a loop that knows optax only."""
+    rules = read_rules("paper:1", some.start.config)
+    optimizer = partitioned(adamw(SCHEDULE, **ADAMW), rules)
+    loss = next_token(some.start.config, some.mesh, dtype=jnp.float32)
+    weights: Any = {path: jnp.array(weight) for path, weight in some.start.weights.items()}
+    state = optimizer.init(weights)
+
+    def mean(weights: Any, batch: Batch) -> jax.Array:
+        parts = [jax.tree.map(lambda a, i=i: a[i], batch) for i in range(some.order.parts)]
+        sums, counts = zip(*(loss(weights, {}, part, KEY) for part in parts), strict=True)
+        return jnp.stack(sums).sum() / jnp.stack(counts).sum()
+
+    @jax.jit
+    def step(weights: Any, state: Any, batch: Batch) -> tuple[Any, Any]:
+        updates, state = optimizer.update(jax.grad(mean)(weights, batch), state, weights)
+        return optax.apply_updates(weights, updates), state
+
+    for number in range(TAKEN):
+        weights, state = step(weights, state, some.batch(number))
+    return copied(weights), state
+
+
+def test_another_loop_with_optax_alone_ends_with_the_same_weights(training, trained):
+    """What is frozen bit for bit, without moments; all else but for the order of sums."""
+    some = training("own", "paper:1")
+    weights, state = taken_elsewhere(some)
+    for path in some.frozen:
+        assert np.array_equal(weights[path], some.start.weights[path]), path
+    expected = trained("own", "paper:1").weights[TAKEN]
+    assert weights.keys() == expected.keys() | some.frozen.keys()
+    assert farthest(expected, weights) <= 1e-6
+    moments = [leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert sum(moments) == 2 * sum(weight.size for weight in expected.values())
+
+
+def test_weights_of_any_tree_have_their_paths():
+    """Nested as they may be, or an nnx model's own state."""
+    rules = [Rule("layers/0/.*", frozen=True), Rule("layers/1/.*", frozen=False)]
+    layers = nnx.List([nnx.Linear(2, 3, rngs=nnx.Rngs(0)) for _ in range(2)])
+    of_nnx = nnx.state({"layers": layers}, nnx.Param)
+    for weights in (of_nnx, {"layers": [{"a": jnp.ones(2)}, {"a": jnp.ones(2)}]}):
+        optimizer: Any = partitioned(optax.sgd(1.0), rules)
+        updates, _ = optimizer.update(weights, optimizer.init(weights), weights)
+        moved = jax.tree.map(lambda weight, update: weight + update, weights, updates)["layers"]
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, moved[0], weights["layers"][0]))
+        assert not any(weight.any() for weight in jax.tree.leaves(moved[1]))
+
+
+def test_rules_that_do_not_fit_are_refused_where_another_loop_begins():
+    optimizer = partitioned(optax.sgd(1.0), [Rule("a/.*", frozen=False)])
+    with pytest.raises(ValueError, match="no rule fits b/x"):
+        optimizer.init({"b/x": jnp.ones(1)})
