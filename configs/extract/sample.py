@@ -8,4 +8,4 @@ from experiments.extract import Config
 
 def get_config() -> Config:
     """Return the configuration."""
-    return Config(taps="residual:mean,mlp:max")
+    return Config(taps="residual:mean,neurons:max")

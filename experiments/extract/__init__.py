@@ -2,7 +2,7 @@
 
     python -m experiments.extract --config=configs/extract/sample.py
     python -m experiments.extract --config.model=FOLDER_OR_ID --config.corpus=FOLDER --workdir=DIR
-    python -m experiments.extract --config.taps=residual:mean,mlp:max@0+5,residual:tokens@12
+    python -m experiments.extract --config.taps=residual:mean,neurons:max@0+5,residual:tokens@12
 
 The store is one zarr3 group, WORKDIR/states/KEY; see `ilo_jax.activations.store`. A run
 that was killed continues where it was, and one that finds all of it there ends at once.
@@ -21,7 +21,8 @@ class Config(Source):
 
     taps: str = "residual:mean"
     """SITE:POOLING or SITE:POOLING@LAYER+LAYER, separated by commas. Sites: residual (L + 1 hidden
-    states), mlp (neurons of L blocks). Poolings: mean, content (without special tokens), last,
+    states), embedding, and of L blocks attn_out, heads, neurons, mlp_out, and the ends of linear
+    maps such as attn/q/output. Poolings: mean, content (without special tokens), last,
     max, tokens (of one layer)."""
 
 

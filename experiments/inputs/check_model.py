@@ -29,12 +29,14 @@ from jax.sharding import AbstractMesh, AxisType
 from jaxtyping import Float
 
 from ilo_jax.corpora import parallel
-from ilo_jax.corpora.packing import as_sentences, fill, plan
+from ilo_jax.corpora.packing import Rows, as_sentences, fill, plan
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.describe import describe
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.models.sample import e5_small
+from ilo_jax.models.sites import reading
+from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh, unsplit
 
 MODEL = flags.DEFINE_string("model", None, "A folder, hub id or sample.", required=True)
@@ -148,11 +150,9 @@ def by_torch(
 
 
 @nnx.jit
-def _forward(
-    model: Any, tokens: jax.Array, positions: jax.Array, segments: jax.Array
-) -> tuple[list[jax.Array], jax.Array | None]:
-    states = model(tokens, positions, segments, tap=lambda hidden: hidden)
-    return states, None if model.head is None else model.logits(states[-1])
+def _forward(model: Transformer, rows: Rows) -> tuple[list[jax.Array], jax.Array | None]:
+    final, shown = model.run(rows, visit=reading("residual"))
+    return list(shown.values()), None if model.head is None else model.logits(final)
 
 
 def by_us(folder: Path, ids: Sequence[Sequence[int]]) -> list[States]:
@@ -161,7 +161,7 @@ def by_us(folder: Path, ids: Sequence[Sequence[int]]) -> list[States]:
     packed, length = as_sentences(ids), max(map(len, ids))
     planned = plan(packed.lengths, row_length=length)
     rows = fill(packed, planned, row_length=length)
-    hidden, logits = jax.device_get(_forward(model, *map(jnp.asarray, rows[:3])))
+    hidden, logits = jax.device_get(_forward(model, jax.tree.map(jnp.asarray, rows)))
     found = []
     for number in range(len(ids)):
         row, segment = map(int, np.argwhere(planned == number)[0])

@@ -1,7 +1,8 @@
 """What is taken from a model: which site, of which layers, pooled how."""
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,10 +12,12 @@ from jaxtyping import Array, Float
 from ilo_jax.activations import pooling
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.sites import widths
 from ilo_jax.models.transformer import Transformer
 
-SITES = ("residual", "mlp")
-"""The residual stream (L + 1 hidden states), and the neurons of L MLPs."""
+SITES = ("embedding", "residual", "attn_out", "heads", "neurons", "mlp_out")
+"""Those of `models.sites` with names of their own; the ends of a linear map, such as
+attn/q/output, may be tapped as well."""
 SENTENCE_POOLINGS = ("mean", "content", "last", "max")
 """To one vector a sentence: the mean over all its tokens, over those that stand for text, its last
 token, the largest value of each dimension."""
@@ -26,22 +29,22 @@ class Tap(NamedTuple):
     """Something to take from a model."""
 
     site: str
-    """One of `SITES`."""
+    """One of `SITES`, or an end of a linear map."""
     pooling: str
     """One of `POOLINGS`."""
     layers: tuple[int, ...]
     """Of the site, from 0: hidden states, or blocks."""
     width: int
-    """Dimensions of the site."""
+    """Dimensions of the site; those of all heads together."""
 
     @property
     def name(self) -> str:
-        """SITE_POOLING."""
-        return f"{self.site}_{self.pooling}"
+        """SITE_POOLING, with dots for slashes."""
+        return f"{self.site.replace('/', '.')}_{self.pooling}"
 
 
 def read(text: str, config: ModelConfig) -> tuple[Tap, ...]:
-    """Return the taps of a description such as "residual:mean, mlp:max@0+5".
+    """Return the taps of a description such as "residual:mean, neurons:max@0+5".
 
     SITE:POOLING takes every layer of a site, SITE:POOLING@LAYER+LAYER some of them.
 
@@ -50,15 +53,15 @@ def read(text: str, config: ModelConfig) -> tuple[Tap, ...]:
     """
     taps, problems = [], []
     for part in (part.strip() for part in text.split(",")):
-        found = re.fullmatch(r"(\w+):(\w+)(?:@(\d+(?:\+\d+)*))?", part)
+        found = re.fullmatch(r"([\w/]+):(\w+)(?:@(\d+(?:\+\d+)*))?", part)
         if not found:
             problems.append(f"must be SITE:POOLING or SITE:POOLING@LAYER+LAYER, got {part!r}")
             continue
         site, how, layers = found.groups()
-        chosen = None if layers is None else tuple(map(int, layers.split("+")))
-        tap = _tap(config, site, how, chosen)
-        problems += [f"{problem}, got {part!r}" for problem in _problems(tap, config)]
-        taps.append(tap)
+        there = _widths(config, site)
+        chosen = tuple(there) if layers is None else tuple(map(int, layers.split("+")))
+        problems += [f"{one}, got {part!r}" for one in _problems(site, how, chosen, there)]
+        taps.append(Tap(site, how, chosen, max(there.values(), default=0)))
     names = [tap.name for tap in taps]
     problems += [f"must differ, got {n} twice" for n in dict.fromkeys(names) if names.count(n) > 1]
     if problems:
@@ -66,58 +69,57 @@ def read(text: str, config: ModelConfig) -> tuple[Tap, ...]:
     return tuple(taps)
 
 
-def _tap(config: ModelConfig, site: str, how: str, layers: tuple[int, ...] | None) -> Tap:
-    layers = tuple(range(_layers(config, site))) if layers is None else layers
-    width = config.dim if site == "residual" else max(block.mlp.dim for block in config.blocks)
-    return Tap(site, how, layers, width)
+def _widths(config: ModelConfig, site: str) -> dict[int, int]:
+    """Dimensions of a site by layer; empty where the forward does not come by it."""
+    if site.startswith("head/"):
+        return {}
+    return {
+        layer: math.prod(shape) for (name, layer), shape in widths(config).items() if name == site
+    }
 
 
-def _layers(config: ModelConfig, site: str) -> int:
-    return config.layers + (site == "residual")
-
-
-def _problems(tap: Tap, config: ModelConfig) -> list[str]:
+def _problems(site: str, how: str, layers: tuple[int, ...], there: Mapping[int, int]) -> list[str]:
     """What makes a tap impossible, each to be followed by the tap."""
-    if tap.site not in SITES:
-        return [f"must have a site of {', '.join(SITES)}"]
+    if not there:
+        return [f"must have a site of {', '.join(SITES)}, or an end of a linear map"]
     problems = []
-    if tap.pooling not in POOLINGS:
+    if how not in POOLINGS:
         problems.append(f"must have a pooling of {', '.join(POOLINGS)}")
-    if list(tap.layers) != sorted(set(tap.layers)):
+    if list(layers) != sorted(set(layers)):
         problems.append("must name its layers once and in order")
-    highest = _layers(config, tap.site) - 1
-    if max(tap.layers) > highest:
-        problems.append(f"must have layers in [0, {highest}] of {tap.site}")
-    if tap.pooling == "tokens" and len(tap.layers) > 1:
+    if max(layers) > max(there):
+        problems.append(f"must have layers in [0, {max(there)}] of {site}")
+    if how == "tokens" and len(layers) > 1:
         problems.append("of tokens must have one layer")
-    if tap.site == "mlp" and len({block.mlp.dim for block in config.blocks}) > 1:
-        problems.append("of neurons needs as many of them in every block")
+    if len(set(there.values())) > 1:
+        problems.append(f"of {site} needs as many of them in every block")
     return problems
 
 
 def taken(
     model: Transformer, rows: Rows, taps: Sequence[Tap], *, count: int
 ) -> dict[str, Float[Array, "..."]]:
-    """Return what each tap takes from packed rows, by its name.
+    """What each tap takes from packed rows, by its name.
 
     Pooled "layer batch segment dim" in float32; of tokens "batch seq dim".
 
     Args:
-        model: of which layers that nobody needs are never computed, under `jax.jit`.
-        rows: packed sentences.
-        taps: what to take.
-        count: how many segments a row has at most.
+        model: Of which layers that nobody needs are never computed, under `jax.jit`.
+        rows: Packed sentences.
+        taps: What to take.
+        count: How many segments a row has at most.
     """
 
-    def of(site: str) -> Callable[[Array], dict[str, Array]]:
-        mine = [tap for tap in taps if tap.site == site]
-        return lambda x: {tap.name: _pool(tap.pooling, rows, count=count)(x) for tap in mine}
+    def visit(site: str, layer: int, value: Array) -> tuple[Array, dict[str, Array] | None]:
+        here = [tap for tap in taps if tap.site == site and layer in tap.layers]
+        flat = value.reshape(*value.shape[:2], -1) if here else value
+        shown = {tap.name: _pool(tap.pooling, rows, count=count)(flat) for tap in here}
+        return value, shown or None
 
-    residual, mlp = model.show(*rows[:3], residual=of("residual"), mlp=of("mlp"))
+    shown = model.run(rows, visit=visit).shown
     found = {}
     for tap in taps:
-        layers = residual if tap.site == "residual" else mlp
-        parts = [layers[layer][tap.name] for layer in tap.layers]
+        parts = [shown[tap.site, layer][tap.name] for layer in tap.layers]
         found[tap.name] = parts[0] if tap.pooling == "tokens" else jnp.stack(parts)
     return found
 

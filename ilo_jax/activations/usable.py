@@ -9,7 +9,12 @@ from jaxtyping import Bool, Float, Float32
 from ilo_jax.activations.store import Store
 from ilo_jax.activations.taps import Tap
 
-_KINDS = {"residual": "hidden state", "mlp": "neurons of block"}
+_KINDS = {"residual": "hidden state"}
+"""Of what layer it is that is broken; any other site is "SITE of block"."""
+
+
+def _kind(site: str) -> str:
+    return _KINDS.get(site, f"{site} of block")
 
 
 class UnusableError(ValueError):
@@ -73,7 +78,7 @@ def refuse_unusable(
 
     Args:
         states: of sentences.
-        site: "residual", or "mlp", whose vectors may be zero.
+        site: any; only those of "residual" must not be zero.
         layers: of the site.
         languages: by index; None: 0, 1, ...
 
@@ -82,9 +87,9 @@ def refuse_unusable(
     """
     highest = np.maximum(states.max(-1), -states.min(-1))
     languages = range(states.shape[1]) if languages is None else languages
-    _refuse(~np.isfinite(highest), "not finite", _KINDS[site], layers, languages)
+    _refuse(~np.isfinite(highest), "not finite", _kind(site), layers, languages)
     if site == "residual":
-        _refuse(highest == 0, "all zero", _KINDS[site], layers, languages)
+        _refuse(highest == 0, "all zero", _kind(site), layers, languages)
 
 
 def refuse_unusable_tokens(
@@ -100,7 +105,7 @@ def refuse_unusable_tokens(
     Args:
         states: of the tokens of all sentences, one after the other.
         lengths: tokens of each sentence, "lang sent".
-        site: "residual" or "mlp".
+        site: any.
         layer: of the site.
         languages: by index.
 
@@ -109,7 +114,7 @@ def refuse_unusable_tokens(
     """
     starts = np.cumsum(lengths) - lengths.ravel()
     broken = np.logical_or.reduceat(~np.isfinite(states).all(-1), starts)
-    what = f"tokens of {_KINDS[site]}"
+    what = f"tokens of {_kind(site)}"
     _refuse(broken.reshape(1, *lengths.shape), "not finite", what, [layer], languages)
 
 

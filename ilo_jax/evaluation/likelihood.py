@@ -210,10 +210,7 @@ def _refuse_without_likelihood(config: ModelConfig) -> None:
 
 def _of_segments(model: Transformer, rows: Rows) -> Float32[Array, "row segment"]:
     """Return the log-likelihood of each segment; 0 for those that a row does not have."""
-    hidden = model.begin(rows.tokens, rows.positions)
-    blocks = range(model.config.layers)
-    final = model.through(hidden, rows.positions, rows.segments, blocks=blocks)
-    losses = next_token_losses(model, final, rows)
+    losses = next_token_losses(model, model.run(rows).value, rows)
     # A row has no more segments than tokens: one shape, however many it has.
     sums = partial(jax.ops.segment_sum, num_segments=losses.shape[1] + 1)
     return -jax.vmap(sums)(losses, rows.segments)[:, 1:]

@@ -1,70 +1,41 @@
-"""A transformer that shows its hidden states to a tap: every decoder and encoder that we read."""
+"""One forward over packed rows, for every decoder and encoder that we read."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.layers.attention import Layout, layout
+from ilo_jax.models.layers.attention import Layout, Places, layout
 from ilo_jax.models.layers.block import Block
 from ilo_jax.models.layers.embedding import Embedding
-from ilo_jax.models.layers.linear import linear, matmul_precision
-from ilo_jax.models.layers.mlp import ACTIVATIONS
+from ilo_jax.models.layers.heads import Head
 from ilo_jax.models.layers.norm import Normalize
+from ilo_jax.models.sites import Shown, Visit, Visiting, unvisited
 from ilo_jax.sharding import along_data
 
-T = TypeVar("T")
-U = TypeVar("U")
 
+class Ran(NamedTuple):
+    """What a forward leaves."""
 
-class Head(nnx.Module):
-    """From the last hidden state to scores of the vocabulary."""
-
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        head, dim, inner = config.head, config.dim, config.embedding.inner_dim
-        self.config = head
-        self.project = linear(dim, inner, bias=False, dtype=dtype, rngs=rngs) if inner else None
-        masked = head.activation is not None
-        self.dense = linear(dim, dim, bias=True, dtype=dtype, rngs=rngs) if masked else None
-        self.norm = Normalize(head.norm, dim, dtype=dtype) if head.norm else None
-        own = head.kind == "own"
-        self.out = (
-            linear(inner or dim, config.vocab, bias=False, dtype=dtype, rngs=rngs) if own else None
-        )
-        self.bias = nnx.Param(jnp.zeros(config.vocab, dtype)) if head.bias else None
-
-    def __call__(
-        self, hidden: Float[Array, "batch seq dim"], table: Float[Array, "vocab inner"]
-    ) -> Float[Array, "batch seq vocab"]:
-        """Return the scores; `table` is the token embedding, used where the head is tied."""
-        for layer in (self.project, self.dense):
-            hidden = hidden if layer is None else layer(hidden)
-        if self.config.activation is not None:
-            hidden = ACTIVATIONS[self.config.activation](hidden)
-        if self.norm is not None:
-            hidden = self.norm(hidden)
-        scores = self._scores(hidden, table)
-        if self.bias is not None:
-            scores += self.bias[...][None, None]
-        scores *= self.config.scale
-        cap = self.config.softcap
-        return scores if cap is None else cap * jnp.tanh(scores / cap)
-
-    def _scores(self, hidden: Array, table: Array) -> Array:
-        if self.out is not None:
-            return self.out(hidden)
-        return jnp.einsum("bsd,vd->bsv", hidden, table, precision=matmul_precision(hidden.dtype))
+    value: Float[Array, "batch seq width"]
+    """The hidden state behind the last block that was run, or the scores of the vocabulary."""
+    shown: Shown
+    """What the visit showed, by site and layer."""
 
 
 class Transformer(nnx.Module):
-    """A language model over packed rows, causal or not, put together from its mechanisms."""
+    """A language model over packed rows, causal or not, put together from its mechanisms.
+
+    It is made inside `jax.jit` from its weights by path (`parameters.assembler`): the weights
+    live in a dict, and this is how they compute.
+    """
 
     mesh: Mesh | None = None
     """Where the weights lie, if over devices: hidden states then stay split over its "data"."""
@@ -79,99 +50,61 @@ class Transformer(nnx.Module):
         self.norm = Normalize(final, config.dim, dtype=dtype) if final else None
         self.head = None if config.head.kind == "none" else Head(config, dtype=dtype, rngs=rngs)
 
-    def __call__(
+    def run(
         self,
-        tokens: Int[Array, "batch seq"],
-        positions: Int[Array, "batch seq"],
-        segments: Int[Array, "batch seq"],
+        rows: Rows,
         *,
-        tap: Callable[[Float[Array, "batch seq dim"]], T],
-    ) -> list[T]:
-        """Return what the tap makes of each hidden state, embedding first.
-
-        Args:
-            tokens: token ids in [0, vocab).
-            positions: of each token inside its segment, from 0.
-            segments: which tokens belong together, from 1; 0 is padding.
-            tap: applied to the L + 1 states; the last is after the final norm.
-        """
-        return self.show(tokens, positions, segments, residual=tap, mlp=lambda neurons: None)[0]
-
-    def show(
-        self,
-        tokens: Int[Array, "batch seq"],
-        positions: Int[Array, "batch seq"],
-        segments: Int[Array, "batch seq"],
-        *,
-        residual: Callable[[Float[Array, "batch seq dim"]], T],
-        mlp: Callable[[Float[Array, "batch seq neuron"]], U],
-    ) -> tuple[list[T], list[U]]:
-        """Return what taps make of each hidden state, and of each block's neurons.
-
-        Args:
-            tokens: token ids in [0, vocab).
-            positions: of each token inside its segment, from 0.
-            segments: which tokens belong together, from 1; 0 is padding.
-            residual: applied to the L + 1 states, embedding first; the last is after the
-                final norm.
-            mlp: applied to what each of the L blocks' MLPs projects down.
-        """
-        at = self._layout(positions, segments)
-        hidden = self.begin(tokens, positions)
-        states, neurons = [residual(hidden)], []
-        for block in range(self.config.layers):
-            hidden, shown = self._after(block, hidden, at, neurons=mlp)
-            states.append(residual(hidden))
-            neurons.append(shown)
-        return states, neurons
-
-    def begin(
-        self, tokens: Int[Array, "batch seq"], positions: Int[Array, "batch seq"]
-    ) -> Float[Array, "batch seq dim"]:
-        """Return hidden state 0, before the first block."""
-        return self._along_data(self.embed(tokens, positions))
-
-    def through(
-        self,
-        hidden: Float[Array, "batch seq dim"],
-        positions: Int[Array, "batch seq"],
-        segments: Int[Array, "batch seq"],
-        *,
-        blocks: range,
+        visit: Visit = unvisited,
+        hidden: Float[Array, "batch seq dim"] | None = None,
+        blocks: range | None = None,
         remat: bool = False,
-    ) -> Float[Array, "batch seq dim"]:
-        """Return the hidden state after some consecutive blocks, given the one before them.
+    ) -> Ran:
+        """Run the blocks over packed rows, and visit every site on the way.
+
+        A site that the visit leaves as it is costs nothing, and under `jax.jit` neither does what
+        nobody needs of the rest. State L is after the final norm.
 
         Args:
-            hidden: state `blocks.start`.
-            positions: of each token inside its segment, from 0.
-            segments: which tokens belong together, from 1; 0 is padding.
-            blocks: that it goes through; after the last of the model comes the final norm.
-            remat: whether differentiation keeps only what goes into each block, and
-                computes the rest again.
+            rows: Packed sentences, on devices.
+            visit: Called once for each site and layer, in the order of the computation.
+            hidden: State `blocks.start`, where it is known already; it is not visited again.
+                None: it is the embedding of the rows, and `blocks` must start at 0.
+            blocks: Consecutive blocks to run; None: all from the first, or from 0, on.
+            remat: Whether differentiation keeps only what goes into each block, and computes
+                the rest, visits included, again.
+
+        Raises:
+            ValueError: If blocks beyond the first are to be run without the state before them.
         """
-        at = self._layout(positions, segments)
+        blocks = range(self.config.layers) if blocks is None else blocks
+        at, shown = self._layout(rows), {}
+        if hidden is None:
+            if blocks.start:
+                raise ValueError(f"blocks from {blocks.start} on need hidden state {blocks.start}")
+            hidden, shown = self._embedded(rows, visit)
         for block in blocks:
-            step = partial(self._only_after, block, at=at)
-            hidden = (jax.checkpoint(step) if remat else step)(hidden)
-        return hidden
+            step = partial(self._after, block, at=at, visit=visit)
+            hidden, more = (jax.checkpoint(step) if remat else step)(hidden)
+            shown |= more
+        return Ran(hidden, shown)
 
-    def _layout(self, positions: Array, segments: Array) -> Layout:
+    def _layout(self, rows: Rows) -> Layout:
         kinds = (block.attention for block in self.config.blocks)
-        return layout(kinds, positions, segments, causal=self.config.causal)
+        return layout(kinds, Places(rows.positions, rows.segments), causal=self.config.causal)
 
-    def _only_after(self, block: int, hidden: Array, *, at: Layout) -> Array:
-        return self._after(block, hidden, at, neurons=lambda neurons: None)[0]
+    def _embedded(self, rows: Rows, visit: Visit) -> tuple[Array, Shown]:
+        """Hidden state 0, and what the visit showed on the way to it."""
+        here = Visiting(visit, 0)
+        hidden = self._along_data(self.embed(rows.tokens, rows.positions, here))
+        return here("residual", hidden), here.shown
 
-    def _after(
-        self, block: int, hidden: Array, at: Layout, *, neurons: Callable[[Array], U]
-    ) -> tuple[Array, U]:
-        """Return the hidden state after one block, and what is made of its neurons."""
-        hidden, shown = self.layers[block].show(hidden, at, neurons=neurons)
-        hidden = self._along_data(hidden)
+    def _after(self, block: int, hidden: Array, *, at: Layout, visit: Visit) -> tuple[Array, Shown]:
+        """The hidden state after one block, and what the visit showed on the way to it."""
+        here, behind = Visiting(visit, block), Visiting(visit, block + 1)
+        hidden = self._along_data(self.layers[block](hidden, at, here))
         if block == self.config.layers - 1 and self.norm is not None:
             hidden = self.norm(hidden)
-        return hidden, shown
+        return behind("residual", hidden), here.shown | behind.shown
 
     def _along_data(self, hidden: Float[Array, "batch seq dim"]) -> Array:
         """Keep the batch split, or weights split over "data" would replicate it."""
@@ -179,14 +112,23 @@ class Transformer(nnx.Module):
             return hidden
         return jax.lax.with_sharding_constraint(hidden, along_data(self.mesh))
 
-    def logits(self, final: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq vocab"]:
-        """Return the scores of each position's token from the last hidden state.
+    def score(self, final: Float[Array, "batch seq dim"], *, visit: Visit = unvisited) -> Ran:
+        """Score each position's token from the last hidden state, and visit the head's sites.
 
-        A decoder's are of the next token, an encoder's of the masked one.
+        A decoder's scores are of the next token, an encoder's of the masked one.
+
+        Args:
+            final: State L.
+            visit: Called once for each site of the head.
 
         Raises:
-            ValueError: if the checkpoint has no head.
+            ValueError: If the checkpoint has no head.
         """
         if self.head is None:
             raise ValueError("this checkpoint is a bare backbone: it has no head for logits")
-        return self.head(final, self.embed.tokens.embedding[...])
+        here = Visiting(visit, 0)
+        return Ran(self.head(final, self.embed.tokens.embedding[...], here), here.shown)
+
+    def logits(self, final: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq vocab"]:
+        """The value of `score`."""
+        return self.score(final).value

@@ -104,9 +104,7 @@ def _forward(
     assemble = parameters.assembler(config, mesh, dtype=dtype)
 
     def forward(weights: Weights, rows: Rows) -> Array:
-        model = assemble(weights)
-        hidden = model.begin(rows.tokens, rows.positions)
-        return model.through(hidden, rows.positions, rows.segments, blocks=range(blocks))
+        return assemble(weights).run(rows, blocks=range(blocks)).value
 
     return partial(jax.jit(forward, out_shardings=along_data(mesh)), weights)
 

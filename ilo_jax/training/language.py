@@ -55,7 +55,5 @@ def _final(
     model: Transformer, batch: Batch, *, lowest: int, remat: bool
 ) -> Float[Array, "row seq dim"]:
     """The last hidden state, from the kept one where there is one."""
-    rows, hidden, blocks = batch.rows, batch.kept, range(lowest, model.config.layers)
-    if hidden is None:
-        hidden, blocks = model.begin(rows.tokens, rows.positions), range(model.config.layers)
-    return model.through(hidden, rows.positions, rows.segments, blocks=blocks, remat=remat)
+    blocks = range(0 if batch.kept is None else lowest, model.config.layers)
+    return model.run(batch.rows, hidden=batch.kept, blocks=blocks, remat=remat).value

@@ -30,6 +30,7 @@ from ilo_jax.models.config import (
 )
 from ilo_jax.models.parameters import build
 from ilo_jax.models.transformer import Transformer
+from tests.models.reading import shown
 
 GATED = ModelConfig(
     causal=True,
@@ -78,7 +79,9 @@ BERT = ModelConfig(
 )
 LANGUAGES = ["a", "b", "c"]
 SENT = 20
-ALL_TAPS = "residual:mean,residual:content,residual:last@1+2,mlp:max,residual:tokens@1,mlp:mean@0"
+ALL_TAPS = (
+    "residual:mean,residual:content,residual:last@1+2,neurons:max,residual:tokens@1,neurons:mean@0"
+)
 
 
 def perturbed(config: ModelConfig) -> Transformer:
@@ -124,21 +127,21 @@ def expected(model: Transformer, sentences) -> dict[str, list[list[np.ndarray]]]
     """What is to be found of [lang][sent], from one sentence at a time without padding."""
     on(model, sharding.make_mesh(data=1))
     alone = nnx.jit(
-        lambda model, *row: model.show(*row, residual=lambda x: x[0], mlp=lambda x: x[0])
+        lambda model, *row: [shown(model, site, *row) for site in ("residual", "neurons")]
     )
     found = {}
     for lang, of_language in sentences.items():
         for sent, tokens in enumerate(one_by_one(of_language)):
             row = jnp.asarray(tokens)[None]
-            shown = alone(model, row, jnp.arange(len(tokens))[None], jnp.ones_like(row))
-            residual, mlp = (np.asarray(site, np.float64) for site in shown)
+            found_at = alone(model, row, jnp.arange(len(tokens))[None], jnp.ones_like(row))
+            residual, mlp = (np.asarray(site, np.float64)[:, 0] for site in found_at)
             each = {
                 "residual_mean": residual.mean(1),
                 "residual_content": residual[:, 1:-1].mean(1),
                 "residual_last": residual[1:, -1],
-                "mlp_max": mlp.max(1),
+                "neurons_max": mlp.max(1),
                 "residual_tokens": residual[1],
-                "mlp_mean": mlp[:1].mean(1),
+                "neurons_mean": mlp[:1].mean(1),
             }
             for name, value in each.items():
                 found.setdefault(name, [[None] * SENT for _ in sentences])[lang][sent] = value
@@ -212,7 +215,13 @@ def test_every_packing_batch_and_mesh_gives_the_sentence_alone(
     assert store.missing() == []
     assert report.tokens == sum(len(s.tokens) for s in sentences.values())
     assert 0 < report.padding < 1
-    for name in ("residual_mean", "residual_content", "residual_last", "mlp_max", "mlp_mean"):
+    for name in (
+        "residual_mean",
+        "residual_content",
+        "residual_last",
+        "neurons_max",
+        "neurons_mean",
+    ):
         assert relative(everything(store, name), pooled(expected, name)) <= 1e-5
     for lang in sentences:
         states = store.tokens("residual_tokens", lang)
@@ -271,7 +280,7 @@ def test_a_stopped_run_ends_bit_equal(model, sentences, tmp_path, monkeypatch):
     assert store.missing() == [1, 2]
     store, report = extracted(model, sentences, tmp_path / "stopped", mesh, text=ALL_TAPS)
     assert report.tokens == len(sentences[1].tokens) + len(sentences[2].tokens)
-    for name in ("residual_mean", "residual_content", "residual_last", "mlp_max"):
+    for name in ("residual_mean", "residual_content", "residual_last", "neurons_max"):
         np.testing.assert_array_equal(everything(store, name), everything(whole, name))
     for lang in sentences:
         for name in ("residual_tokens", "token_ids"):

@@ -17,7 +17,7 @@ from ilo_jax.activations.usable import naming
 from ilo_jax.corpora.packing import Sentences, as_sentences
 
 POOLED = Tap("residual", "mean", (0, 2), 4)
-NEURONS = Tap("mlp", "max", (1,), 3)
+NEURONS = Tap("neurons", "max", (1,), 3)
 TOKENS = Tap("residual", "tokens", (2,), 4)
 TAPS = (POOLED, NEURONS, TOKENS)
 LANG, SENT, LENGTH = 5, 7, 16
@@ -129,8 +129,8 @@ def test_pooled_states_alone_need_neither(tmp_path):
     taps = (POOLED, NEURONS)
     store = opened(tmp_path, taps)
     gathered(store, taps)
-    assert set(store.arrays) == {"residual_mean", "mlp_max"}
-    np.testing.assert_array_equal(store.read("mlp_max", 1), planted(NEURONS, first_tokens())[0])
+    assert set(store.arrays) == {"residual_mean", "neurons_max"}
+    np.testing.assert_array_equal(store.read("neurons_max", 1), planted(NEURONS, first_tokens())[0])
 
 
 def test_only_blocks_with_something_missing_are_written(tmp_path):
@@ -209,14 +209,14 @@ def test_layouts_name_what_taps_take():
     found = layouts(TAPS, lang=LANG, sent=SENT, longest=50, dtype="bfloat16")
     assert {name: layout[:3] for name, layout in found.items()} == {
         "residual_mean": (("layer", "lang", "sent", "dim"), (2, LANG, SENT, 4), "bfloat16"),
-        "mlp_max": (("layer", "lang", "sent", "dim"), (1, LANG, SENT, 3), "bfloat16"),
+        "neurons_max": (("layer", "lang", "sent", "dim"), (1, LANG, SENT, 3), "bfloat16"),
         "residual_tokens": (("lang", "token", "dim"), (LANG, 50, 4), "bfloat16"),
         "lengths": (("lang", "sent"), (LANG, SENT), "int32"),
         "token_ids": (("lang", "token"), (LANG, 50), "int32"),
     }
     assert {name: layout.layers for name, layout in found.items()} == {
         "residual_mean": (0, 2),
-        "mlp_max": (1,),
+        "neurons_max": (1,),
         "residual_tokens": (2,),
         "lengths": (),
         "token_ids": (),

@@ -19,6 +19,7 @@ from ilo_jax.models.hub.families import read_config
 from ilo_jax.models.parameters import build
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
+from tests.models.reading import states
 from tests.models.variants import VARIANTS, VOCAB
 
 LANG, SENT = 3, 5
@@ -63,7 +64,7 @@ def sentences(ids):
     return [as_sentences(of, [[i % 2 for i in range(len(s))] for s in of]) for of in ids]
 
 
-show = nnx.jit(lambda model, *row: model(*row, tap=lambda hidden: hidden[0]))
+show = nnx.jit(lambda model, *row: states(model, *row, show=lambda hidden: hidden[0]))
 
 
 def alone(model: Transformer, ids: list[list[list[int]]]) -> np.ndarray:
@@ -71,8 +72,8 @@ def alone(model: Transformer, ids: list[list[list[int]]]) -> np.ndarray:
     found = []
     for sentence in (sentence for of_lang in ids for sentence in of_lang):
         row = jnp.asarray(sentence)[None]
-        states = show(model, row, jnp.arange(len(sentence))[None], jnp.ones_like(row))
-        found.append([np.asarray(state, np.float64).mean(axis=0) for state in states])
+        shown = show(model, row, jnp.arange(len(sentence))[None], jnp.ones_like(row))
+        found.append([np.asarray(state, np.float64).mean(axis=0) for state in shown])
     return np.moveaxis(np.array(found).reshape(LANG, SENT, len(found[0]), -1), 2, 0)
 
 

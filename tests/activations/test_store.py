@@ -20,7 +20,7 @@ KEY = {"model": {"model.safetensors": "ab"}, "languages": ["x", "y"]}
 LONGEST = 5000
 ARRAYS = {
     "residual_mean": Layout(("layer", "lang", "sent", "dim"), (3, 2, 5, 4), "float32", (0, 1, 6)),
-    "mlp_tokens": Layout(("lang", "token", "dim"), (2, LONGEST, 3), "float32", (1,)),
+    "neurons_tokens": Layout(("lang", "token", "dim"), (2, LONGEST, 3), "float32", (1,)),
     "lengths": Layout(("lang", "sent"), (2, 5), "int32"),
     "token_ids": Layout(("lang", "token"), (2, LONGEST), "int32"),
 }
@@ -35,7 +35,7 @@ IDS = [RNG.integers(0, 9, n).astype(np.int32) for n in LENGTHS.sum(1)]
 def of_language(lang: int) -> dict[str, np.ndarray]:
     return {
         "residual_mean": STATES[:, lang],
-        "mlp_tokens": TOKENS[lang],
+        "neurons_tokens": TOKENS[lang],
         "lengths": LENGTHS[lang],
         "token_ids": IDS[lang],
     }
@@ -82,7 +82,7 @@ def test_what_is_written_is_read_again(store: Store, tmp_path: Path):
     for place, layer in enumerate([0, 1, 6]):
         np.testing.assert_array_equal(again.read("residual_mean", layer), STATES[place])
     for lang in range(2):
-        np.testing.assert_array_equal(again.tokens("mlp_tokens", lang), TOKENS[lang])
+        np.testing.assert_array_equal(again.tokens("neurons_tokens", lang), TOKENS[lang])
         np.testing.assert_array_equal(again.tokens("token_ids", lang), IDS[lang])
 
 
@@ -107,15 +107,15 @@ def test_zarr_reads_it_with_names_and_key(full: Store):
     np.testing.assert_array_equal(arrays["residual_mean"][:], STATES)
     np.testing.assert_array_equal(arrays["lengths"][:], LENGTHS)
     for lang, count in enumerate(LENGTHS.sum(1)):
-        np.testing.assert_array_equal(arrays["mlp_tokens"][lang, :count], TOKENS[lang])
+        np.testing.assert_array_equal(arrays["neurons_tokens"][lang, :count], TOKENS[lang])
         np.testing.assert_array_equal(arrays["token_ids"][lang, :count], IDS[lang])
-        assert np.isnan(arrays["mlp_tokens"][lang, count:]).all()
+        assert np.isnan(arrays["neurons_tokens"][lang, count:]).all()
 
 
 def test_a_chunk_is_of_one_layer_and_language_and_of_tokens_that_fit_memory():
     assert {name: layout.chunk for name, layout in ARRAYS.items()} == {
         "residual_mean": [1, 1, 5, 4],
-        "mlp_tokens": [1, 4096, 3],
+        "neurons_tokens": [1, 4096, 3],
         "lengths": [1, 5],
         "token_ids": [1, 4096],
     }
@@ -123,7 +123,7 @@ def test_a_chunk_is_of_one_layer_and_language_and_of_tokens_that_fit_memory():
 
 
 def test_bfloat16_is_kept_and_read_as_float32(tmp_path: Path):
-    names = ("residual_mean", "mlp_tokens")
+    names = ("residual_mean", "neurons_tokens")
     half = {name: ARRAYS[name]._replace(dtype="bfloat16") for name in names}
     store = open_store(tmp_path, KEY, ARRAYS | half, lang=2)
     assert numpy_dtype("bfloat16") == ml_dtypes.bfloat16
@@ -134,7 +134,7 @@ def test_bfloat16_is_kept_and_read_as_float32(tmp_path: Path):
     found = store.read("residual_mean", 6)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, STATES[2].astype(ml_dtypes.bfloat16).astype(np.float32))
-    tokens = store.tokens("mlp_tokens", 1)
+    tokens = store.tokens("neurons_tokens", 1)
     assert tokens.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(tokens, TOKENS[1].astype(ml_dtypes.bfloat16))
     assert chunk(store, "residual_mean/c/1/0").stat().st_size == 5 * 4 * 2 + 4
@@ -162,7 +162,11 @@ def test_a_folder_of_another_key_is_refused_by_field(store: Store, tmp_path: Pat
     ("name", "changed", "message"),
     [
         ("lengths", {"shape": (2, 6)}, r'"shape" of \[2,6\] but received: \[2,5\]'),
-        ("mlp_tokens", {"dtype": "bfloat16"}, r'"data_type" of .*bfloat16.* received: .*float32'),
+        (
+            "neurons_tokens",
+            {"dtype": "bfloat16"},
+            r'"data_type" of .*bfloat16.* received: .*float32',
+        ),
         ("residual_mean", {"layers": (0, 1, 2)}, r'"layers" of \[0,1,2\] but received: \[0,1,6\]'),
     ],
 )
@@ -190,18 +194,18 @@ def test_an_absent_chunk_is_told_not_filled(full: Store):
         full.read("residual_mean", 6)
 
 
-@pytest.mark.parametrize("place", ["mlp_tokens/c/1/1", "lengths/c/1"])
+@pytest.mark.parametrize("place", ["neurons_tokens/c/1/1", "lengths/c/1"])
 @pytest.mark.parametrize("how", ["torn", "absent"])
 def test_tokens_that_are_damaged_are_told(full: Store, place: str, how: str):
     tear(full, place) if how == "torn" else chunk(full, place).unlink()
-    np.testing.assert_array_equal(full.tokens("mlp_tokens", 0), TOKENS[0])
-    with pytest.raises(OSError, match=r"^cannot read mlp_tokens of 1 in "):
-        full.tokens("mlp_tokens", 1)
+    np.testing.assert_array_equal(full.tokens("neurons_tokens", 0), TOKENS[0])
+    with pytest.raises(OSError, match=r"^cannot read neurons_tokens of 1 in "):
+        full.tokens("neurons_tokens", 1)
 
 
 def test_nothing_is_damaged_that_was_written_whole(full: Store):
     # The first language has too few tokens for a second chunk.
-    assert not (Path(full.url) / "mlp_tokens/c/0/1").exists()
+    assert not (Path(full.url) / "neurons_tokens/c/0/1").exists()
     assert full.damaged([0, 1]) == {}
 
 
@@ -211,8 +215,8 @@ def test_nothing_is_damaged_that_was_written_whole(full: Store):
     [
         "residual_mean/c/0/1",
         "residual_mean/c/2/1",
-        "mlp_tokens/c/1/0",
-        "mlp_tokens/c/1/1",
+        "neurons_tokens/c/1/0",
+        "neurons_tokens/c/1/1",
         "token_ids/c/1/1",
         "lengths/c/1",
     ],

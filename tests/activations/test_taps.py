@@ -20,7 +20,8 @@ from ilo_jax.models.config import (
     Norm,
     Rope,
 )
-from ilo_jax.models.layers.attention import layout
+from ilo_jax.models.layers.attention import Places, layout
+from ilo_jax.models.sites import reading
 from ilo_jax.models.transformer import Transformer
 
 DIM, NEURONS, LAYERS = 16, 20, 2
@@ -92,7 +93,7 @@ def packed(*, first_is_special: bool = True) -> Rows:
 COUNT = 4
 POOLED = ("mean", "content", "last", "max")
 EVERYTHING = ",".join(f"{site}:{pooling}" for site in SITES for pooling in POOLED)
-SOME = "mlp:max@1, residual:tokens@1, residual:mean@0+2, mlp:tokens@0"
+SOME = "neurons:max@1, residual:tokens@1, residual:mean@0+2, neurons:tokens@0"
 
 run = nnx.jit(taken, static_argnames=("taps", "count"))
 
@@ -112,14 +113,15 @@ def states(model: Transformer, batch: Rows) -> dict[str, np.ndarray]:
     """Return all that a tap may take, "layer batch seq dim", in float64."""
 
     @nnx.jit
-    def shown(model, *rows):
-        _, neurons = model.show(*rows, residual=lambda x: None, mlp=lambda x: x)
-        return model(*rows, tap=lambda x: x), neurons
+    def run_all(model, rows):
+        return model.run(rows, visit=reading(*SITES)).shown
 
-    residual, neurons = shown(model, *batch[:3])
+    found = run_all(model, batch)
+    layers = {site: sorted(layer for name, layer in found if name == site) for site in SITES}
+    stacked = {site: np.stack([found[site, layer] for layer in layers[site]]) for site in SITES}
     return {
-        "residual": np.asarray(residual, np.float64),
-        "mlp": np.asarray(neurons, np.float64),
+        site: value.reshape(*value.shape[:3], -1).astype(np.float64)
+        for site, value in stacked.items()
     }
 
 
@@ -155,7 +157,7 @@ def by_definition(states: np.ndarray, batch: Rows, pooling: str) -> np.ndarray:
 def test_what_is_taken_is_each_sentence_pooled(everything, batch, states, site, pooling):
     got = everything[f"{site}_{pooling}"]
     assert got.dtype == jnp.float32
-    assert len(got) == LAYERS + (site == "residual")
+    assert len(got) == {"residual": LAYERS + 1, "embedding": 1}.get(site, LAYERS)
     expected = by_definition(states[site], batch, pooling)
     assert_close(got, expected)
     nothing = (expected == 0).all(-1)
@@ -167,17 +169,25 @@ def test_layers_and_tokens_are_those_asked_for(model, everything, batch, states)
     taps = read(SOME, model.config)
     found = run(model, batch, taps, count=COUNT)
     assert set(found) == {tap.name for tap in taps}
-    assert_close(found["mlp_max"], everything["mlp_max"][1:])
+    assert_close(found["neurons_max"], everything["neurons_max"][1:])
     assert_close(found["residual_mean"], everything["residual_mean"][::2])
     assert_close(found["residual_tokens"], states["residual"][1])
-    assert_close(found["mlp_tokens"], states["mlp"][0])
+    assert_close(found["neurons_tokens"], states["neurons"][0])
+
+
+def test_the_ends_of_a_linear_map_can_be_tapped(model, everything, batch):
+    taps = read("mlp/down/input:max, attn/o/output:mean@1", model.config)
+    assert [tap.name for tap in taps] == ["mlp.down.input_max", "attn.o.output_mean"]
+    found = run(model, batch, taps, count=COUNT)
+    assert_close(found["mlp.down.input_max"], everything["neurons_max"])
+    assert_close(found["attn.o.output_mean"], everything["attn_out_mean"][1:])
 
 
 def test_only_content_looks_at_which_tokens_are_special(model, everything):
     taps = read(EVERYTHING, model.config)
     after = run(model, packed(first_is_special=False), taps, count=COUNT)
     differ = {name for name, array in after.items() if (array != everything[name]).any()}
-    assert differ == {"residual_content", "mlp_content"}
+    assert differ == {f"{site}_content" for site in SITES}
 
 
 def test_neurons_are_what_the_stream_is_updated_by(model, batch, states):
@@ -186,7 +196,7 @@ def test_neurons_are_what_the_stream_is_updated_by(model, batch, states):
     @nnx.jit
     def streams(model, before, neurons):
         kinds = (block.attention for block in model.config.blocks)
-        at = layout(kinds, batch.positions, batch.segments, causal=model.config.causal)
+        at = layout(kinds, Places(batch.positions, batch.segments), causal=model.config.causal)
         found = []
         for block, hidden, active in zip(model.layers, before, neurons, strict=True):
             if model.config.causal:
@@ -198,7 +208,8 @@ def test_neurons_are_what_the_stream_is_updated_by(model, batch, states):
         return [*found[:-1], found[-1] if model.norm is None else model.norm(found[-1])]
 
     before, neurons = (
-        [jnp.asarray(state, jnp.float32) for state in states[site][:LAYERS]] for site in SITES
+        [jnp.asarray(state, jnp.float32) for state in states[site][:LAYERS]]
+        for site in ("residual", "neurons")
     )
     found = streams(model, before, neurons)
     for after, expected in zip(found, states["residual"][1:], strict=True):
@@ -215,7 +226,7 @@ def test_layers_that_nobody_needs_are_not_computed(model, batch):
 
     whole = operations("residual:max@2")
     assert operations("residual:max@0") < 0.1 * whole
-    assert operations("mlp:max@0") < 0.6 * whole
+    assert operations("neurons:max@0") < 0.6 * whole
 
 
 # Descriptions
@@ -225,12 +236,14 @@ def test_layers_that_nobody_needs_are_not_computed(model, batch):
     ("text", "expected"),
     [
         ("residual:mean", Tap("residual", "mean", (0, 1, 2), DIM)),
-        ("mlp:mean", Tap("mlp", "mean", (0, 1), NEURONS)),
+        ("neurons:mean", Tap("neurons", "mean", (0, 1), NEURONS)),
         ("residual:last@2", Tap("residual", "last", (2,), DIM)),
-        ("mlp:max@0+1", Tap("mlp", "max", (0, 1), NEURONS)),
+        ("neurons:max@0+1", Tap("neurons", "max", (0, 1), NEURONS)),
         ("residual:max@0+2", Tap("residual", "max", (0, 2), DIM)),
         ("residual:tokens@0", Tap("residual", "tokens", (0,), DIM)),
-        ("  mlp:content@1 ", Tap("mlp", "content", (1,), NEURONS)),
+        ("heads:mean@1", Tap("heads", "mean", (1,), 24)),
+        ("attn/k/output:last", Tap("attn/k/output", "last", (0, 1), 12)),
+        ("  neurons:content@1 ", Tap("neurons", "content", (1,), NEURONS)),
     ],
 )
 def test_a_description_is_read(text, expected):
@@ -238,10 +251,11 @@ def test_a_description_is_read(text, expected):
 
 
 def test_taps_are_separated_by_commas():
-    taps = read("residual:mean, mlp:max@0+1,residual:tokens@1", DECODER)
-    assert [tap.name for tap in taps] == ["residual_mean", "mlp_max", "residual_tokens"]
+    taps = read("residual:mean, neurons:max@0+1,residual:tokens@1", DECODER)
+    assert [tap.name for tap in taps] == ["residual_mean", "neurons_max", "residual_tokens"]
 
 
+SITE = f"a tap must have a site of {', '.join(SITES)}, or an end of a linear map"
 SHAPE = "a tap must be SITE:POOLING or SITE:POOLING@LAYER+LAYER, got "
 
 
@@ -257,38 +271,39 @@ SHAPE = "a tap must be SITE:POOLING or SITE:POOLING@LAYER+LAYER, got "
         ("residual:mean@1-2", SHAPE + "'residual:mean@1-2'"),
         ("residual:mean:2", SHAPE + "'residual:mean:2'"),
         ("residual mean", SHAPE + "'residual mean'"),
-        ("attention:mean", "a tap must have a site of residual, mlp, got 'attention:mean'"),
+        ("attention:mean", f"{SITE}, got 'attention:mean'"),
+        ("head/out/output:mean", f"{SITE}, got 'head/out/output:mean'"),
         (
-            "mlp:median",
-            "a tap must have a pooling of mean, content, last, max, tokens, got 'mlp:median'",
+            "neurons:median",
+            "a tap must have a pooling of mean, content, last, max, tokens, got 'neurons:median'",
         ),
         (
-            "mlp:mean@1+0",
-            "a tap must name its layers once and in order, got 'mlp:mean@1+0'",
+            "neurons:mean@1+0",
+            "a tap must name its layers once and in order, got 'neurons:mean@1+0'",
         ),
         (
-            "mlp:mean@1+1",
-            "a tap must name its layers once and in order, got 'mlp:mean@1+1'",
+            "neurons:mean@1+1",
+            "a tap must name its layers once and in order, got 'neurons:mean@1+1'",
         ),
         (
             "residual:mean@0+3",
             "a tap must have layers in [0, 2] of residual, got 'residual:mean@0+3'",
         ),
-        ("mlp:mean@2", "a tap must have layers in [0, 1] of mlp, got 'mlp:mean@2'"),
-        ("mlp:tokens", "a tap of tokens must have one layer, got 'mlp:tokens'"),
+        ("neurons:mean@2", "a tap must have layers in [0, 1] of neurons, got 'neurons:mean@2'"),
+        ("neurons:tokens", "a tap of tokens must have one layer, got 'neurons:tokens'"),
         (
             "residual:tokens@0+1",
             "a tap of tokens must have one layer, got 'residual:tokens@0+1'",
         ),
         (
-            "mlp:mean@0,residual:mean,mlp:mean@1,mlp:mean",
-            "a tap must differ, got mlp_mean twice",
+            "neurons:mean@0,residual:mean,neurons:mean@1,neurons:mean",
+            "a tap must differ, got neurons_mean twice",
         ),
         (
-            "x:mean, mlp:sum@9, oh",
-            "a tap must have a site of residual, mlp, got 'x:mean'; "
-            "a tap must have a pooling of mean, content, last, max, tokens, got 'mlp:sum@9'; "
-            "a tap must have layers in [0, 1] of mlp, got 'mlp:sum@9'; " + SHAPE + "'oh'",
+            "x:mean, neurons:sum@9, oh",
+            f"{SITE}, got 'x:mean'; "
+            "a tap must have a pooling of mean, content, last, max, tokens, got 'neurons:sum@9'; "
+            "a tap must have layers in [0, 1] of neurons, got 'neurons:sum@9'; " + SHAPE + "'oh'",
         ),
     ],
 )
@@ -302,6 +317,6 @@ def test_neurons_are_as_many_in_every_block():
     wider = dataclasses.replace(block, mlp=dataclasses.replace(block.mlp, dim=24))
     uneven = dataclasses.replace(DECODER, blocks=(block, wider))
     assert read("residual:mean", uneven)[0].width == DIM
-    message = r"^a tap of neurons needs as many of them in every block, got 'mlp:mean'$"
+    message = r"^a tap of neurons needs as many of them in every block, got 'neurons:mean'$"
     with pytest.raises(ValueError, match=message):
-        read("mlp:mean", uneven)
+        read("neurons:mean", uneven)

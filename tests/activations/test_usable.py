@@ -19,7 +19,7 @@ SHARED = ", some perhaps of sentences that shared a row with the cause)"
 NOT_FINITE = pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 SITES = pytest.mark.parametrize(
-    ("site", "kind"), [("residual", "hidden state"), ("mlp", "neurons of block")]
+    ("site", "kind"), [("residual", "hidden state"), ("neurons", "neurons of block")]
 )
 LENGTHS = np.array([[2, 1, 3], [1, 4, 2]])
 
@@ -60,7 +60,7 @@ def test_hidden_states_that_are_zero_are_named(dtype):
 
 
 def test_neurons_may_be_zero():
-    refuse_unusable(np.zeros((3, 2, 4, 5), np.float32), site="mlp", layers=[0, 1, 2])
+    refuse_unusable(np.zeros((3, 2, 4, 5), np.float32), site="neurons", layers=[0, 1, 2])
 
 
 @DTYPES

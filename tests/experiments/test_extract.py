@@ -14,7 +14,7 @@ from experiments.extract import Config, extract
 from experiments.launch import Run
 from tests.pairs import ended, free_port, start
 
-TAPS = "residual:mean,mlp:last@1,residual:tokens@2"
+TAPS = "residual:mean,neurons:last@1,residual:tokens@2"
 SMALL = """
 import runpy, sys
 from ilo_jax.activations import schedule
@@ -59,7 +59,7 @@ def test_two_processes_store_what_one_does(flags, tmp_path, model_parallel):
     one, two = arrays(tmp_path / "one"), arrays(tmp_path / "two")
     assert one.keys() == two.keys()
     assert (two["complete"] == 1).all()
-    for name in ("residual_mean", "mlp_last", "residual_tokens"):
+    for name in ("residual_mean", "neurons_last", "residual_tokens"):
         assert relative(two[name], one[name]) <= 1e-5
     for name in ("lengths", "token_ids"):
         np.testing.assert_array_equal(one[name], two[name])
@@ -174,8 +174,8 @@ def test_states_may_be_stored_in_half_the_bytes(tiny, text, tmp_path):
 
 
 def test_taps_that_the_model_has_not_are_refused(tiny, text, tmp_path):
-    config = Config(model=str(tiny), corpus=str(text), taps="residual:mean@3,mlp:max@2")
-    with pytest.raises(ValueError, match=r"layers in \[0, 2\] of residual.*\[0, 1\] of mlp"):
+    config = Config(model=str(tiny), corpus=str(text), taps="residual:mean@3,neurons:max@2")
+    with pytest.raises(ValueError, match=r"layers in \[0, 2\] of residual.*\[0, 1\] of neurons"):
         extract(config, Run(tmp_path))
 
 

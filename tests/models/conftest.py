@@ -22,6 +22,7 @@ from ilo_jax.models.config import AttentionConfig, ModelConfig, Rope
 from ilo_jax.models.describe import SCALINGS
 from ilo_jax.models.hub import hf
 from ilo_jax.sharding import make_mesh
+from tests.models.reading import states
 from tests.models.variants import TOLERANCE, VARIANTS, VOCAB, family, fresh, perturb
 
 logging.disable_progress_bar()
@@ -129,9 +130,9 @@ def packed(sentences) -> Batch:
     return _batch(sentences, ROWS)
 
 
-def _run(model, tokens, positions, segments):
-    states = model(tokens, positions, segments, tap=lambda hidden: hidden)
-    return states, None if model.head is None else model.logits(states[-1])
+def _run(model, *rows):
+    found = states(model, *rows)
+    return found, None if model.head is None else model.logits(found[-1])
 
 
 _jitted = nnx.jit(_run)

@@ -17,6 +17,7 @@ from ilo_jax.models.hub import hf
 from ilo_jax.models.hub.checkpoint import Mapped
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import along_data, make_mesh, replicated
+from tests.models.reading import states
 
 INPUTS = ("tokens", "positions", "segments")
 
@@ -50,10 +51,10 @@ def load_and_compute(
         rows, expected = [arrays[name] for name in INPUTS], arrays["states"]
 
     @nnx.jit(out_shardings=replicated(mesh))
-    def states(loaded, tokens, positions, segments):
-        return loaded(tokens, positions, segments, tap=lambda hidden: hidden)
+    def run(loaded, *rows):
+        return states(loaded, *rows)
 
-    found = states(loaded, *jax.device_put(rows, along_data(mesh)))
+    found = run(loaded, *jax.device_put(rows, along_data(mesh)))
     error = np.abs(np.stack([np.asarray(state) for state in found]) - expected).max()
     return loaded, {"read": sum(reads), "difference": float(error / np.abs(expected).max())}
 

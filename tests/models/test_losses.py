@@ -25,7 +25,7 @@ def rows(packed) -> Rows:
 
 
 def final_of(model, rows: Rows):
-    return model(rows.tokens, rows.positions, rows.segments, tap=lambda hidden: hidden)[-1]
+    return model.run(rows).value
 
 
 def definition(logits: np.ndarray, rows: Rows) -> np.ndarray:

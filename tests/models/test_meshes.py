@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf
 from ilo_jax.sharding import along_data, make_mesh
+from tests.models import reading
 from tests.models.variants import SIZES, VARIANTS, family, perturb
 from tests.pairs import run_two
 
@@ -51,7 +52,7 @@ def smol(tmp_path_factory) -> Path:
 
 @nnx.jit
 def _states(model, tokens, positions, segments):
-    return model(tokens, positions, segments, tap=lambda hidden: hidden)
+    return reading.states(model, tokens, positions, segments)
 
 
 def eight_rows(batch) -> dict[str, np.ndarray]:
@@ -139,7 +140,8 @@ def temporary_bytes(folder: Path, data: int, *, fsdp: bool) -> int:
 
     @jax.jit
     def forward(state, tokens):
-        return nnx.merge(graph, state)(tokens, tokens, tokens, tap=lambda hidden: hidden.sum())
+        merged = nnx.merge(graph, state)
+        return reading.states(merged, tokens, tokens, tokens, show=lambda hidden: hidden.sum())
 
     analysis = forward.lower(state, tokens).compile().memory_analysis()
     assert analysis is not None

@@ -8,6 +8,7 @@ from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub.families import read_config
 from ilo_jax.sharding import make_mesh, weight_sharding
+from tests.models.reading import states
 
 LLAMA = {
     "model_type": "llama",
@@ -88,8 +89,8 @@ def test_put_gives_a_model_its_weights(config, start):
     weights = parameters.weights(model)
     assert all(weights[path] is array for path, array in arrays.items())
     tokens = jnp.asarray([[3, 4]])
-    states = model(tokens, jnp.asarray([[0, 1]]), jnp.ones_like(tokens), tap=lambda hidden: hidden)
-    assert np.array_equal(states[0][0], arrays["embed/tokens/embedding"][np.array([3, 4])])
+    found = states(model, tokens, jnp.asarray([[0, 1]]), jnp.ones_like(tokens))
+    assert np.array_equal(found[0][0], arrays["embed/tokens/embedding"][np.array([3, 4])])
 
 
 def test_put_needs_every_weight(config):

@@ -10,7 +10,9 @@ from jax.extend.core import jaxprs_in_params
 
 from ilo_jax.models.hub import hf
 from ilo_jax.models.parameters import weights
+from ilo_jax.models.sites import reading
 from ilo_jax.sharding import along_data, make_mesh
+from tests.models.reading import rows_of, shown, states
 from tests.models.variants import VOCAB
 
 # Windows, ALiBi, positions added to embeddings, and scalings by the sentence's own length.
@@ -77,24 +79,32 @@ def test_first_state_is_the_embedding_and_the_tap_sees_each(ours, packed):
     model = ours("llama-gqa")
     arrays = [jnp.asarray(a) for a in packed[:3]]
     embedding = model.embed.tokens.embedding[...]
-    states = model(*arrays, tap=lambda hidden: hidden)
-    assert len(states) == model.config.layers + 1
-    assert np.array_equal(states[0], embedding[packed.tokens])
-    seen = model(*arrays, tap=lambda hidden: float(hidden.sum()))
-    assert seen == [float(state.sum()) for state in states]
+    found = states(model, *arrays)
+    assert len(found) == model.config.layers + 1
+    assert np.array_equal(found[0], embedding[packed.tokens])
+    assert np.array_equal(found[-1], model.run(rows_of(*arrays)).value)
+    seen = states(model, *arrays, show=lambda hidden: float(hidden.sum()))
+    assert seen == [float(state.sum()) for state in found]
 
 
 def test_both_sites_are_shown_in_one_run(ours, packed):
     model = ours("llama-gqa")
     arrays = [jnp.asarray(a) for a in packed[:3]]
-    shown, neurons = model.show(*arrays, residual=lambda hidden: hidden, mlp=lambda x: x)
-    states = model(*arrays, tap=lambda hidden: hidden)
-    assert len(neurons) == model.config.layers == len(shown) - 1
-    for state, expected in zip(shown, states, strict=True):
-        assert np.array_equal(state, expected)
-    nothing, sums = model.show(*arrays, residual=lambda x: None, mlp=lambda x: float(x.sum()))
-    assert nothing == [None] * len(states)
-    assert sums == [float(active.sum()) for active in neurons]
+    both = model.run(rows_of(*arrays), visit=reading("residual", "neurons")).shown
+    layers = range(model.config.layers)
+    assert set(both) == {("neurons", i) for i in layers} | {
+        ("residual", i) for i in (*layers, model.config.layers)
+    }
+    for site in ("residual", "neurons"):
+        alone = shown(model, site, *arrays)
+        for layer, value in enumerate(alone):
+            assert np.array_equal(both[site, layer], value)
+
+
+def test_later_blocks_need_the_state_before_them(ours, packed):
+    rows = rows_of(*map(jnp.asarray, packed[:3]))
+    with pytest.raises(ValueError, match=r"^blocks from 1 on need hidden state 1$"):
+        ours("llama-gqa").run(rows, blocks=range(1, 2))
 
 
 DOWN = r"\d+\.(mlp\.(down_proj|dense_4h_to_h|c_proj)|fc2|output\.dense|ffn\.lin2)$"
@@ -122,7 +132,7 @@ def test_neurons_are_what_torch_projects_down(tiny, ours, assert_close, padded, 
 
     @nnx.jit
     def neurons(model, *rows):
-        return model.show(*rows, residual=lambda x: None, mlp=lambda x: x)[1]
+        return shown(model, "neurons", *rows)
 
     model = ours(variant)
     layers = neurons(model, *map(jnp.asarray, packed[:3]))
@@ -150,9 +160,9 @@ def test_a_bfloat16_model_computes_in_bfloat16(tiny, packed):
     model = hf.load(tiny("gemma2-both").folder, mesh=make_mesh(data=1), dtype=jnp.bfloat16)
     assert {weight.dtype for weight in weights(model).values()} == {jnp.dtype(jnp.bfloat16)}
     arrays = [jnp.asarray(a) for a in packed[:3]]
-    states = jax.eval_shape(lambda: model(*arrays, tap=lambda hidden: hidden))
-    assert {state.dtype for state in states} == {jnp.dtype(jnp.bfloat16)}
-    assert jax.eval_shape(model.logits, states[-1]).dtype == jnp.bfloat16
+    found = jax.eval_shape(lambda: states(model, *arrays))
+    assert {state.dtype for state in found} == {jnp.dtype(jnp.bfloat16)}
+    assert jax.eval_shape(model.logits, found[-1]).dtype == jnp.bfloat16
 
 
 def leaves(*modules: str, bias: bool) -> set[str]:
@@ -208,7 +218,7 @@ def equations(jaxpr):
 
 def traced(model, packed):
     def run(*arrays):
-        return model.logits(model(*arrays, tap=lambda hidden: hidden)[-1])
+        return model.logits(model.run(rows_of(*arrays)).value)
 
     return list(equations(jax.make_jaxpr(run)(*map(jnp.asarray, packed[:3])).jaxpr))
 
@@ -257,27 +267,24 @@ def test_a_model_is_a_pytree_of_its_weights(ours):
 @pytest.mark.parametrize("variant", ["llama-tied", "gemma3_text-mixed", "roberta-mlm"])
 @pytest.mark.parametrize("remat", [False, True])
 def test_blocks_in_two_parts_are_the_whole(ours, packed, variant, remat):
-    model, (tokens, positions, segments) = ours(variant), map(jnp.asarray, packed[:3])
-    states = model(tokens, positions, segments, tap=lambda hidden: hidden)
-    whole = len(states) - 1
+    model, rows = ours(variant), rows_of(*map(jnp.asarray, packed[:3]))
+    found = states(model, *rows[:3])
+    whole = len(found) - 1
     for middle in (0, 1, whole):
-        first, second = range(middle), range(middle, whole)
-        before = model.through(
-            model.begin(tokens, positions), positions, segments, blocks=first, remat=remat
-        )
-        after = model.through(before, positions, segments, blocks=second, remat=remat)
-        assert np.array_equal(before, states[middle])
-        assert np.array_equal(after, states[-1])
+        before = model.run(rows, blocks=range(middle), remat=remat).value
+        second = range(middle, whole)
+        ran = model.run(rows, hidden=before, blocks=second, remat=remat, visit=reading("residual"))
+        assert np.array_equal(before, found[middle])
+        assert np.array_equal(ran.value, found[-1])
+        assert set(ran.shown) == {("residual", layer + 1) for layer in second}
 
 
 def test_remat_computes_the_same_gradients_twice(ours, packed):
     graph, state = nnx.split(ours("gemma3_text-mixed"))
-    tokens, positions, segments = map(jnp.asarray, packed[:3])
+    rows = rows_of(*map(jnp.asarray, packed[:3]))
 
     def total(state, remat):
-        model = nnx.merge(graph, state)
-        hidden = model.begin(tokens, positions)
-        last = model.through(hidden, positions, segments, blocks=range(3), remat=remat)
+        last = nnx.merge(graph, state).run(rows, blocks=range(3), remat=remat).value
         return jnp.square(last).sum()
 
     kept, again = (

@@ -110,7 +110,7 @@ def order(text) -> Order:
 def masked_of(model: Transformer, rows: Rows) -> Total:
     """Return the loss of an encoder that finds the tokens marked `target`."""
     seen = jnp.where(rows.target, MASK, rows.tokens)
-    final = model(seen, rows.positions, rows.segments, tap=lambda hidden: hidden)[-1]
+    final = model.run(rows._replace(tokens=seen)).value
     logs = jax.nn.log_softmax(model.logits(final), axis=-1)
     found = jnp.take_along_axis(logs, rows.tokens[..., None], axis=-1)[..., 0]
     return Total(-jnp.where(rows.target, found, 0).sum(), rows.target.sum())

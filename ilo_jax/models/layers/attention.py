@@ -1,4 +1,4 @@
-"""Attention inside the segments of packed rows."""
+"""Attention of queries to the keys of their segments: in packed rows, or what was read before."""
 
 import functools
 import math
@@ -13,70 +13,119 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from ilo_jax.models.config import AttentionConfig, Rope
-from ilo_jax.models.layers.linear import linear, matmul_precision
+from ilo_jax.models.layers.linear import linear, matmul_precision, visited
 from ilo_jax.models.layers.norm import Normalize
 from ilo_jax.models.layers.rope import Rotation, rotate, rotation, segment_lengths
 from ilo_jax.models.layers.spans import Span, spans
+from ilo_jax.models.sites import LayerVisit, passing
+
+
+class Places(NamedTuple):
+    """Where tokens stand: which segment they are of, and where in it."""
+
+    positions: Int[Array, "batch seq"]
+    """From 0 within each segment."""
+    segments: Int[Array, "batch seq"]
+    """From 1; 0 is padding."""
 
 
 class Layout(NamedTuple):
-    """Where the tokens of packed rows are, seen by every kind of attention of a model."""
+    """Which queries may see which keys, for every kind of attention of a model."""
 
-    positions: Int[Array, "batch seq"]
+    queries: Places
+    keys: Places
     masks: dict[int | None, list[tuple[Span, Bool[Array, "batch query key"]]]]
-    """By window, for each span of a row: who may attend to whom, True at [b, q, k]."""
+    """By window, for each span of queries: which keys they may see, True at [b, q, k]."""
     rotations: dict[Rope | None, Rotation | None]
+    """Of the queries, and of the keys that are projected from the same tokens."""
 
 
 def layout(
     attentions: Iterable[AttentionConfig],
-    positions: Int[Array, "batch seq"],
-    segments: Int[Array, "batch seq"],
+    queries: Places,
+    keys: Places | None = None,
     *,
     causal: bool,
 ) -> Layout:
-    """Return each distinct mask and rotation of a model's blocks, computed once."""
+    """Each distinct mask and rotation of a model's blocks, computed once.
+
+    Args:
+        attentions: Of the blocks.
+        queries: The tokens that attend.
+        keys: The tokens that they may see, such as all that were read before, or an encoder's;
+            None: the queries, which are then whole rows.
+        causal: Whether a token sees only itself and those before it in its segment.
+    """
     kinds = list(attentions)
-    same = segments[:, :, None] == segments[:, None, :]
-    lengths = segment_lengths(positions, same)
+    seen = queries if keys is None else keys
+    same = queries.segments[:, :, None] == seen.segments[:, None, :]
+    lengths = segment_lengths(seen.positions, same)
     masks = {
-        window: _by_span(same, causal=causal, window=window)
+        window: _by_span(
+            segment_mask(queries, seen, causal=causal, window=window),
+            _spans(queries, keys, causal=causal, window=window),
+        )
         for window in dict.fromkeys(kind.window for kind in kinds)
     }
     rotations = {
-        rope: None if rope is None else rotation(rope, positions, lengths)
+        rope: None if rope is None else rotation(rope, queries.positions, lengths)
         for rope in dict.fromkeys(kind.rope for kind in kinds)
     }
-    return Layout(positions, masks, rotations)
+    return Layout(queries, seen, masks, rotations)
+
+
+def _spans(
+    queries: Places, keys: Places | None, *, causal: bool, window: int | None
+) -> Iterable[Span]:
+    """Spans of a whole row; where the keys are others, all of them for all queries."""
+    seq = queries.positions.shape[1]
+    if keys is None:
+        return spans(seq, causal=causal, window=window)
+    return [Span(slice(0, seq), slice(0, keys.positions.shape[1]))]
 
 
 def _by_span(
-    same: Bool[Array, "batch seq seq"], *, causal: bool, window: int | None
+    mask: Bool[Array, "batch seq seen"], cuts: Iterable[Span]
 ) -> list[tuple[Span, Bool[Array, "batch query key"]]]:
-    """Return the spans of a row, each with its part of the mask."""
-    mask = segment_mask(same, causal=causal, window=window)
-    found = spans(mask.shape[1], causal=causal, window=window)
-    return [(span, mask[:, span.queries, span.keys]) for span in found]
+    """Spans, each with its part of the mask."""
+    return [(span, mask[:, span.queries, span.keys]) for span in cuts]
 
 
 def segment_mask(
-    same: Bool[Array, "batch seq seq"], *, causal: bool, window: int | None
-) -> Bool[Array, "batch seq seq"]:
-    """Return who may attend to whom: True at [b, q, k] inside one segment.
+    queries: Places, keys: Places, *, causal: bool, window: int | None
+) -> Bool[Array, "batch query key"]:
+    """Which keys of its own segment a query may see: True at [b, q, k].
 
-    Padding is a segment of its own, so that no row of the mask is empty.
+    Padding is a segment of its own, and where the keys are others than the queries it sees all of
+    them, so that no row of the mask is empty.
 
     Args:
-        same: whether two tokens are of one segment.
-        causal: whether a token sees only itself and those before it.
-        window: how many last tokens, its own included, it sees.
+        queries: The tokens that attend.
+        keys: The tokens that there are to see.
+        causal: Whether a token sees only itself and those before it.
+        window: How many last tokens, its own included, it sees; None: all.
     """
-    seen = np.ones(same.shape[1:], bool)
+    mask = queries.segments[:, :, None] == keys.segments[:, None, :]
+    behind = _behind(queries, keys)
     if causal:
-        seen = np.tril(seen)
+        mask &= behind >= 0
     if window is not None:
-        seen = np.triu(seen, 1 - window)
-    return same & jnp.asarray(seen)[None]
+        mask &= behind < window
+    if keys is queries:
+        return mask
+    return mask | (queries.segments[:, :, None] == 0)
+
+
+def _behind(queries: Places, keys: Places) -> Int[Array | np.ndarray, "#batch query key"]:
+    """By how many tokens each key is behind each query, where they are of one segment.
+
+    In a row the tokens of a segment follow each other, padding too: their distance is known
+    before anything is computed.
+    """
+    if keys is queries:
+        place = np.arange(queries.positions.shape[1])
+        return (place[:, None] - place)[None]
+    return queries.positions[:, :, None] - keys.positions[:, None, :]
 
 
 def alibi_slopes(heads: int) -> Float[np.ndarray, " head"]:
@@ -92,13 +141,13 @@ def alibi_slopes(heads: int) -> Float[np.ndarray, " head"]:
 
 
 def attend(
-    query: Float[Array, "batch seq head dim"],
-    key: Float[Array, "batch seq kv dim"],
-    value: Float[Array, "batch seq kv dim"],
+    query: Float[Array, "batch query head dim"],
+    key: Float[Array, "batch key kv dim"],
+    value: Float[Array, "batch key kv dim"],
     at: Layout,
     *,
     config: AttentionConfig,
-) -> Float[Array, "batch seq head dim"]:
+) -> Float[Array, "batch query head dim"]:
     """Scaled dot-product attention; consecutive query heads share a key/value head.
 
     Scores and softmax are float32 whatever the dtype of the arguments. Each span of queries
@@ -111,7 +160,7 @@ def attend(
     parts = []
     for span, mask in at.masks[config.window]:
         some = queries[..., span.queries, :], keys[:, :, span.keys], values[:, :, span.keys]
-        parts.append(_attend(*some, _bias(at.positions, span, mask, config), config=config))
+        parts.append(_attend(*some, _bias(at, span, mask, config), config=config))
     mixed = jnp.moveaxis(jnp.concatenate(parts, axis=3), 3, 1)
     return mixed.astype(value.dtype).reshape(batch, seq, head, dim)
 
@@ -144,7 +193,7 @@ def _attend(
 
 
 def _bias(
-    positions: Int[Array, "batch seq"],
+    at: Layout,
     span: Span,
     mask: Bool[Array, "batch query key"],
     config: AttentionConfig,
@@ -156,7 +205,8 @@ def _bias(
     bias = jnp.where(mask, jnp.float32(0), -jnp.inf)[:, None, None]
     if not config.alibi:
         return bias
-    away = positions[:, span.queries, None] - positions[:, None, span.keys]
+    queries, keys = at.queries.positions[:, span.queries], at.keys.positions[:, span.keys]
+    away = queries[:, :, None] - keys[:, None, :]
     slopes = jnp.asarray(alibi_slopes(config.heads)).reshape(1, config.kv_heads, -1, 1, 1)
     return bias - slopes * away[:, None, None].astype(jnp.float32)
 
@@ -195,15 +245,15 @@ class Attention(nnx.Module):
         return norm(projected.reshape(heads))
 
     def __call__(
-        self, hidden: Float[Array, "batch seq dim"], at: Layout
+        self, hidden: Float[Array, "batch seq dim"], at: Layout, visit: LayerVisit = passing
     ) -> Float[Array, "batch seq dim"]:
-        """Return the block's update of the residual stream."""
-        query = self._heads(self.q(hidden), self.q_norm)
-        key = self._heads(self.k(hidden), self.k_norm)
-        value = self._heads(self.v(hidden), None)
+        """The block's update of the residual stream."""
+        query = self._heads(visited(self.q, "attn/q", hidden, visit), self.q_norm)
+        key = self._heads(visited(self.k, "attn/k", hidden, visit), self.k_norm)
+        value = self._heads(visited(self.v, "attn/v", hidden, visit), None)
         by, rope = at.rotations[self.config.rope], self.config.rope
         if rope is not None and by is not None:
             query = rotate(query, by, interleaved=rope.interleaved)
             key = rotate(key, by, interleaved=rope.interleaved)
-        mixed = attend(query, key, value, at, config=self.config)
-        return self.o(mixed.reshape(*hidden.shape[:2], -1))
+        mixed = visit("heads", attend(query, key, value, at, config=self.config))
+        return visited(self.o, "attn/o", mixed.reshape(*hidden.shape[:2], -1), visit)

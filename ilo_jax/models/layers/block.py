@@ -1,8 +1,5 @@
 """One block of a transformer: attention and MLP, and where the norms stand."""
 
-from collections.abc import Callable
-from typing import TypeVar
-
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -11,8 +8,7 @@ from ilo_jax.models.config import BlockConfig
 from ilo_jax.models.layers.attention import Attention, Layout
 from ilo_jax.models.layers.mlp import Mlp
 from ilo_jax.models.layers.norm import Normalize
-
-T = TypeVar("T")
+from ilo_jax.models.sites import LayerVisit, passing
 
 
 def _apply(norm: Normalize | None, hidden: Array) -> Array:
@@ -41,43 +37,30 @@ class Block(nnx.Module):
         self.mlp_out_norm = norm("out", "sandwich")
 
     def __call__(
-        self, hidden: Float[Array, "batch seq dim"], at: Layout
+        self, hidden: Float[Array, "batch seq dim"], at: Layout, visit: LayerVisit = passing
     ) -> Float[Array, "batch seq dim"]:
-        """Return the residual stream after the block."""
-        return self.show(hidden, at, neurons=lambda neurons: None)[0]
-
-    def show(
-        self,
-        hidden: Float[Array, "batch seq dim"],
-        at: Layout,
-        *,
-        neurons: Callable[[Float[Array, "batch seq neuron"]], T],
-    ) -> tuple[Float[Array, "batch seq dim"], T]:
-        """Return the residual stream after the block, and what is made of the MLP's neurons."""
-
-        def mlp(normed: Array) -> tuple[Array, T]:
-            active = self.mlp.neurons(normed)
-            return self.mlp.down(active), neurons(active)
-
+        """The residual stream after the block."""
         if self.config.parallel:
-            return self._parallel(hidden, at, mlp)
+            return self._parallel(hidden, at, visit)
         if self.config.norm_place == "post":
-            hidden = _apply(self.attn_norm, hidden + self.attn(hidden, at))
-            update, shown = mlp(hidden)
-            return _apply(self.mlp_norm, hidden + update), shown
-        update = self.attn(_apply(self.attn_norm, hidden), at)
-        hidden = hidden + _apply(self.attn_out_norm, update)
-        update, shown = mlp(_apply(self.mlp_norm, hidden))
-        return hidden + _apply(self.mlp_out_norm, update), shown
+            hidden = _apply(self.attn_norm, hidden + self._attention(hidden, at, visit))
+            return _apply(self.mlp_norm, hidden + self._mlp(hidden, visit))
+        hidden = hidden + self._attention(_apply(self.attn_norm, hidden), at, visit)
+        return hidden + self._mlp(_apply(self.mlp_norm, hidden), visit)
 
-    def _parallel(
-        self,
-        hidden: Float[Array, "batch seq dim"],
-        at: Layout,
-        mlp: Callable[[Array], tuple[Array, T]],
-    ) -> tuple[Float[Array, "batch seq dim"], T]:
-        """Both layers read the stream as it is (Wang and Komatsuzaki 2021)."""
+    def _parallel(self, hidden: Array, at: Layout, visit: LayerVisit) -> Array:
+        """The stream, to which both layers add what they make of it as it was.
+
+        Source: Wang and Komatsuzaki 2021.
+        """
         normed = _apply(self.attn_norm, hidden)
         for_mlp = normed if self.config.shared_norm else _apply(self.mlp_norm, hidden)
-        update, shown = mlp(for_mlp)
-        return hidden + self.attn(normed, at) + update, shown
+        return hidden + self._attention(normed, at, visit) + self._mlp(for_mlp, visit)
+
+    def _attention(self, normed: Array, at: Layout, visit: LayerVisit) -> Array:
+        """What attention adds to the stream."""
+        return visit("attn_out", _apply(self.attn_out_norm, self.attn(normed, at, visit)))
+
+    def _mlp(self, normed: Array, visit: LayerVisit) -> Array:
+        """What the MLP adds to the stream."""
+        return visit("mlp_out", _apply(self.mlp_out_norm, self.mlp(normed, visit)))

@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ilo_jax.models.config import EmbeddingConfig
-from ilo_jax.models.layers.linear import linear
+from ilo_jax.models.layers.linear import linear, visited
 from ilo_jax.models.layers.norm import Normalize
+from ilo_jax.models.sites import LayerVisit, passing
 
 
 def sinusoids(positions: Int[Array, "batch seq"], *, dim: int) -> Float[Array, "batch seq dim"]:
@@ -41,14 +42,18 @@ class Embedding(nnx.Module):
         self.norm = Normalize(config.norm, dim, dtype=dtype) if config.norm else None
 
     def __call__(
-        self, tokens: Int[Array, "batch seq"], positions: Int[Array, "batch seq"]
+        self,
+        tokens: Int[Array, "batch seq"],
+        positions: Int[Array, "batch seq"],
+        visit: LayerVisit = passing,
     ) -> Float[Array, "batch seq dim"]:
-        """Return the first hidden state; all tokens are of token type 0."""
+        """The first hidden state; all tokens are of token type 0."""
         hidden = self.tokens(tokens)
         if self.config.scale != 1:
             hidden *= jnp.asarray(self.config.scale, hidden.dtype)
         if self.project is not None:
-            hidden = self.project(hidden)
+            hidden = visited(self.project, "embed/project", hidden, visit)
+        hidden = visit("embedding", hidden)
         if self.types is not None:
             hidden += self.types(jnp.zeros_like(tokens))
         rows = positions + self.config.offset

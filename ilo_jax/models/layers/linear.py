@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ilo_jax.models.sites import LayerVisit
 
 
 def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
@@ -25,3 +28,17 @@ def linear(
         precision=matmul_precision(dtype),
         rngs=rngs,
     )
+
+
+def visited(
+    layer: nnx.Linear, name: str, inputs: Float[Array, "*rest width"], visit: LayerVisit
+) -> Float[Array, "*rest out"]:
+    """What a layer makes of its inputs, both ends being sites.
+
+    Args:
+        layer: To apply.
+        name: Of the map, such as "attn/q".
+        inputs: Of the layer.
+        visit: Called at NAME/input and NAME/output.
+    """
+    return visit(f"{name}/output", layer(visit(f"{name}/input", inputs)))

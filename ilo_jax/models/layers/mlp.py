@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ilo_jax.models.config import MlpConfig
-from ilo_jax.models.layers.linear import linear
+from ilo_jax.models.layers.linear import linear, visited
+from ilo_jax.models.sites import LayerVisit, passing
 
 _tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
 
@@ -34,13 +35,14 @@ class Mlp(nnx.Module):
         self.up = layer(dim, config.dim)
         self.down = layer(config.dim, dim)
 
-    def neurons(self, hidden: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq neuron"]:
-        """Return the activations, of which the update is a linear function."""
+    def __call__(
+        self, hidden: Float[Array, "batch seq dim"], visit: LayerVisit = passing
+    ) -> Float[Array, "batch seq dim"]:
+        """The block's update of the residual stream, a linear function of its neurons."""
         activate = ACTIVATIONS[self.activation]
+        up = visited(self.up, "mlp/up", hidden, visit)
         if self.gate is None:
-            return activate(self.up(hidden))
-        return activate(self.gate(hidden)) * self.up(hidden)
-
-    def __call__(self, hidden: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq dim"]:
-        """Return the block's update of the residual stream."""
-        return self.down(self.neurons(hidden))
+            neurons = activate(up)
+        else:
+            neurons = activate(visited(self.gate, "mlp/gate", hidden, visit)) * up
+        return visited(self.down, "mlp/down", visit("neurons", neurons), visit)

@@ -20,9 +20,9 @@ Rotation = tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]]
 
 
 def segment_lengths(
-    positions: Int[Array, "batch seq"], same: Bool[Array, "batch seq seq"]
-) -> Int[Array, "batch seq"]:
-    """Return for each token how many tokens its segment has."""
+    positions: Int[Array, "batch key"], same: Bool[Array, "batch query key"]
+) -> Int[Array, "batch query"]:
+    """How many tokens the segment of each query has, counted by the positions of the keys."""
     return jnp.where(same, positions[:, None, :], 0).max(-1) + 1
 
 

@@ -21,6 +21,7 @@ from ilo_jax.models import parameters
 from ilo_jax.models.hub import checkpoint, hf, repository
 from ilo_jax.models.sample import e5_small
 from ilo_jax.sharding import make_mesh
+from tests.models.reading import states
 from tests.models.variants import VARIANTS
 
 SCRIPTS = """eng_Latn rus_Cyrl tel_Telu tha_Thai zho_Hans hin_Deva sin_Sinh urd_Arab""".split()
@@ -413,11 +414,12 @@ def means(model, tokens, positions, segments, members):
     """Mean of each hidden state over each segment: per layer "batch segment dim"."""
     of = (segments[:, None] == members[None, :, None]).astype(jnp.float32)
     share = of / jnp.maximum(of.sum(-1, keepdims=True), 1)
-    return model(
+    return states(
+        model,
         tokens,
         positions,
         segments,
-        tap=lambda h: jnp.einsum("bns,bsd->bnd", share, h, precision="highest"),
+        show=lambda h: jnp.einsum("bns,bsd->bnd", share, h, precision="highest"),
     )
 
 

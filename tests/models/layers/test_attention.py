@@ -11,13 +11,21 @@ from jaxtyping import Array
 
 from ilo_jax.models.config import AttentionConfig, Norm, Rope
 from ilo_jax.models.layers import attention, spans
-from ilo_jax.models.layers.attention import Attention, alibi_slopes, attend, layout, segment_mask
+from ilo_jax.models.layers.attention import (
+    Attention,
+    Places,
+    alibi_slopes,
+    attend,
+    layout,
+    segment_mask,
+)
 from ilo_jax.models.layers.spans import Span
 
 TOLERANCE = 1e-6
 
 SEGMENTS = np.array([[1, 1, 2, 2, 2, 2, 2, 0], [1, 2, 3, 3, 0, 0, 0, 0]])
 POSITIONS = np.array([[0, 1, 0, 1, 2, 3, 4, 0], [0, 0, 0, 1, 0, 1, 2, 3]])
+PLACES = Places(jnp.asarray(POSITIONS), jnp.asarray(SEGMENTS))
 BATCH, SEQ = SEGMENTS.shape
 CONFIG = AttentionConfig(heads=4, kv_heads=2, head_dim=6, scale=0.5)
 ROPE = Rope(theta=50.0, dims=4)
@@ -38,7 +46,7 @@ def softmax(scores: list[float]) -> np.ndarray:
 
 
 def at(*kinds: AttentionConfig, causal: bool = True) -> attention.Layout:
-    return layout(kinds, jnp.asarray(POSITIONS), jnp.asarray(SEGMENTS), causal=causal)
+    return layout(kinds, PLACES, causal=causal)
 
 
 def seen(b: int, q: int, *, causal: bool, window: int | None) -> list[int]:
@@ -57,8 +65,7 @@ def seen(b: int, q: int, *, causal: bool, window: int | None) -> list[int]:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 1, 2, 3, SEQ, 100])
 def test_mask_against_the_definition(causal, window):
-    same = jnp.asarray(SEGMENTS[:, :, None] == SEGMENTS[:, None, :])
-    mask = np.asarray(segment_mask(same, causal=causal, window=window))
+    mask = np.asarray(segment_mask(PLACES, PLACES, causal=causal, window=window))
     assert mask.shape == (BATCH, SEQ, SEQ)
     for b, q in np.ndindex(BATCH, SEQ):
         assert np.flatnonzero(mask[b, q]).tolist() == seen(b, q, causal=causal, window=window)
@@ -154,7 +161,7 @@ def test_gradients_are_the_same_in_spans_and_whole(monkeypatch, window):
 def test_bfloat16_scores_are_float32():
     """With keys 256 and 257 times the query, bfloat16 scores would tie."""
     config = AttentionConfig(heads=1, kv_heads=1, head_dim=2, scale=2**-0.5)
-    where = layout([config], jnp.asarray([[0, 1]]), jnp.ones((1, 2), int), causal=False)
+    where = layout([config], Places(jnp.asarray([[0, 1]]), jnp.ones((1, 2), int)), causal=False)
     query = jnp.ones((1, 2, 1, 2), jnp.bfloat16)
     key = jnp.asarray([[[[128.0, 128.0]], [[128.0, 129.0]]]], jnp.bfloat16)
     value = jnp.asarray([[[[1.0, 0.0]], [[0.0, 1.0]]]], jnp.bfloat16)
@@ -193,7 +200,8 @@ def test_layout_has_each_distinct_mask_and_rotation():
     assert set(where.masks) == {None, 2}
     assert set(where.rotations) == {None, ROPE}
     assert where.rotations[None] is None
-    assert np.array_equal(where.positions, POSITIONS)
+    assert np.array_equal(where.queries.positions, POSITIONS)
+    assert where.keys is where.queries
     for window, parts in where.masks.items():
         mask = whole(parts)
         for b, q in np.ndindex(BATCH, SEQ):
@@ -222,6 +230,34 @@ def test_blocks_that_differ_elsewhere_share_a_mask_and_a_rotation(monkeypatch):
     at(full, dataclasses.replace(full, scale=0.25), dataclasses.replace(full, window=2))
     assert masks == [None, 2]
     assert rotations == [ROPE]
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_last_queries_alone_see_what_they_saw_in_the_row(change):
+    """As where keys are those of all tokens that were read before."""
+    config = dataclasses.replace(CONFIG, **change)
+    query = jnp.asarray(normal(BATCH, SEQ, config.heads, config.head_dim))
+    key, value = jnp.asarray(normal(2, BATCH, SEQ, config.kv_heads, config.head_dim, seed=1))
+    whole_row = attend(query, key, value, at(config), config=config)
+    last = Places(*(array[:, 5:] for array in PLACES))
+    where = layout([config], last, PLACES, causal=True)
+    got = attend(query[:, 5:], key, value, where, config=config)
+    real = SEGMENTS[:, 5:] > 0
+    assert got.shape == (BATCH, SEQ - 5, config.heads, config.head_dim)
+    assert np.isfinite(got).all()
+    expected = np.asarray(whole_row)[:, 5:][real]
+    assert np.abs(got[real] - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_queries_of_a_decoder_see_the_keys_of_their_segment_elsewhere():
+    """As in cross-attention: an encoder's tokens, of which some segments are not there."""
+    keys = Places(jnp.asarray([[0, 1, 2], [0, 0, 1]]), jnp.asarray([[2, 2, 2], [1, 3, 3]]))
+    queries = Places(*(array[:, 2:5] for array in PLACES))
+    mask = np.asarray(segment_mask(queries, keys, causal=False, window=None))
+    assert mask.tolist() == [
+        [[True] * 3] * 3,
+        [[False, True, True]] * 2 + [[True] * 3],
+    ]
 
 
 # The layer

@@ -9,8 +9,9 @@ from flax import nnx
 from jaxtyping import Array
 
 from ilo_jax.models.config import AttentionConfig, BlockConfig, MlpConfig, Norm
-from ilo_jax.models.layers.attention import Layout, layout
+from ilo_jax.models.layers.attention import Layout, Places, layout
 from ilo_jax.models.layers.block import Block
+from ilo_jax.models.sites import Visiting, reading
 from tests.models.variants import TOLERANCE
 
 DIM = 8
@@ -82,7 +83,7 @@ def batch(config: BlockConfig, *, dtype=jnp.float32) -> tuple[Array, Layout]:
     hidden = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, DIM)), dtype)
     positions = jnp.asarray([[0, 1, 2, 3, 4], [0, 1, 0, 1, 2]])
     segments = jnp.asarray([[1, 1, 1, 1, 1], [1, 1, 2, 2, 2]])
-    return hidden, layout([config.attention], positions, segments, causal=True)
+    return hidden, layout([config.attention], Places(positions, segments), causal=True)
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
@@ -110,23 +111,44 @@ def test_neurons_shown_are_those_that_update_the_stream(name):
     neurons = []
 
     def mlp(normed: Array) -> Array:
-        neurons.append(block.mlp.neurons(normed))
+        assert block.mlp.gate is not None
+        neurons.append(jax.nn.silu(block.mlp.gate(normed)) * block.mlp.up(normed))
         return block.mlp.down(neurons[0])
 
     expected = definition(hidden, lambda x: block.attn(x, at), mlp, norms)
-    got, shown = block.show(hidden, at, neurons=lambda active: (active, active.sum()))
+    here = Visiting(reading("neurons"), 7)
+    got = block(hidden, at, here)
     assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
-    assert shown[0].shape == (2, 5, 12)
-    assert np.abs(shown[0] - neurons[0]).max() <= TOLERANCE * np.abs(neurons[0]).max()
-    assert shown[1] == shown[0].sum()
+    ((key, shown),) = here.shown.items()
+    assert key == ("neurons", 7)
+    assert shown.shape == (2, 5, 12)
+    assert np.abs(shown - neurons[0]).max() <= TOLERANCE * np.abs(neurons[0]).max()
     np.testing.assert_array_equal(got, block(hidden, at))
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_what_is_shown_of_both_layers_is_what_they_add(name):
+    """So that without it, by an edit to zero, the stream goes on as if they were not there."""
+    config, _, definition = DEFINITIONS[name]
+    block = drawn(config)
+    hidden, at = batch(config)
+    norms = {key: getattr(block, key) for key in DEFINITIONS["sandwich"][1]}
+    # A norm of nothing is its bias, and this one has none.
+    nothing = {
+        "attn_out": definition(hidden, jnp.zeros_like, block.mlp, norms),
+        "mlp_out": definition(hidden, lambda x: block.attn(x, at), jnp.zeros_like, norms),
+    }
+    for site, expected in nothing.items():
+        got = block(hidden, at, lambda name, value, site=site: value * (name != site))
+        assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def test_a_block_keeps_the_dtype_of_the_stream():
     hidden, at = batch(CONFIG, dtype=jnp.bfloat16)
     block = drawn(CONFIG, dtype=jnp.bfloat16)
-    got, neurons = block.show(hidden, at, neurons=lambda active: active)
-    assert got.dtype == neurons.dtype == jnp.bfloat16
+    here = Visiting(lambda site, layer, value: (value, value.dtype), 0)
+    assert block(hidden, at, here).dtype == jnp.bfloat16
+    assert set(here.shown.values()) == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_paths_name_the_weights():

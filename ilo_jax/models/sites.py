@@ -1,0 +1,185 @@
+"""The named places of a forward where a value can be read, and edited before it is used.
+
+    embedding   rows of the token table as the stream gets them, before positions, types and norm
+    residual    the hidden states: 0 is the embedding's output, 1..L follow the blocks
+    attn_out    what attention adds to the residual stream
+    heads       each head's mix of values before the output projection, "batch seq head dim"
+    neurons     what the MLP projects down
+    mlp_out     what the MLP adds to the residual stream
+    MAP/input   what a linear map takes, such as attn/q/input or mlp/down/input
+    MAP/output  what it gives, its bias included
+
+All but `heads` are "batch seq width". A block's sites are numbered by the block, from 0; those of
+embed/ and head/ have layer 0. A block's map and its weight have one name: layers/LAYER/MAP/kernel.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ilo_jax.models.config import BlockConfig, ModelConfig
+
+Visit = Callable[[str, int, Array], tuple[Array, Any]]
+"""What is done at every site: from its name, its layer and the value there to the value that the
+model goes on with, and what is shown, any pytree; None shows nothing."""
+
+LayerVisit = Callable[[str, Array], Array]
+"""A visit inside one layer, which keeps for itself what it shows."""
+
+Shown = dict[tuple[str, int], Any]
+"""What a visit has shown, by site and layer."""
+
+
+def unvisited(site: str, layer: int, value: Array) -> tuple[Array, None]:
+    """Leave every value as it is and show nothing."""
+    return value, None
+
+
+def passing(site: str, value: Array) -> Array:
+    """Leave every value of a layer as it is."""
+    return value
+
+
+class Visiting:
+    """A visit at the sites of one layer, with what it has shown there."""
+
+    def __init__(self, visit: Visit, layer: int):
+        self.visit, self.layer = visit, layer
+        self.shown: Shown = {}
+
+    def __call__(self, site: str, value: Array) -> Array:
+        """Visit a site; the model goes on with what is returned."""
+        value, shown = self.visit(site, self.layer, value)
+        if shown is not None:
+            self.shown[site, self.layer] = shown
+        return value
+
+
+def reading(*sites: str, show: Callable[[Array], Any] = lambda value: value) -> Visit:
+    """The visit that shows every layer of some sites and edits nothing.
+
+    Args:
+        sites: Names of sites.
+        show: From the value at a site to what is shown of it.
+    """
+
+    def read(site: str, layer: int, value: Array) -> tuple[Array, Any]:
+        return value, show(value) if site in sites else None
+
+    return read
+
+
+class Edit(NamedTuple):
+    """What is made of a value x at a site: `scale * x + shift`.
+
+    Both broadcast against the value, so that one compiled forward serves every concept, row and
+    strength. Setting a unit scales it by 0 and shifts it to its value; adding a vector scales by
+    1; zeroing a head scales it by 0.
+    """
+
+    scale: Float[Array, "..."]
+    shift: Float[Array, "..."]
+
+
+def editing(edits: Mapping[tuple[str, int], Edit], config: ModelConfig) -> Visit:
+    """The visit that edits some sites and shows nothing.
+
+    Args:
+        edits: By site and layer.
+        config: Of the model that is to be visited.
+
+    Raises:
+        ValueError: Naming all sites and layers that the model does not have.
+    """
+    there = widths(config)
+    absent = [f"{site}@{layer}" for site, layer in edits if (site, layer) not in there]
+    if absent:
+        names = ", ".join(dict.fromkeys(site for site, _ in there))
+        raise ValueError(
+            f"an edit must be at a site and layer of the model, got {', '.join(absent)}; "
+            f"its sites are {names}, its blocks 0 to {config.layers - 1}"
+        )
+
+    def edit(site: str, layer: int, value: Array) -> tuple[Array, None]:
+        if (site, layer) not in edits:
+            return value, None
+        scale, shift = edits[site, layer]
+        return (scale * value + shift).astype(value.dtype), None
+
+    return edit
+
+
+def in_turn(*visits: Visit) -> Visit:
+    """The visit that makes several, each at the value that the one before has left.
+
+    It shows what the last of them that shows something does.
+    """
+
+    def visit(site: str, layer: int, value: Array) -> tuple[Array, Any]:
+        shown = None
+        for one in visits:
+            value, more = one(site, layer, value)
+            shown = shown if more is None else more
+        return value, shown
+
+    return visit
+
+
+def zeros(config: ModelConfig, *, batch: int, seq: int) -> dict[tuple[str, int], Array]:
+    """A zero for the output of every linear map, to be added there.
+
+    The gradient with respect to it is the gradient with respect to the output, which EK-FAC
+    (Grosse et al. 2023, section 2.2) takes.
+
+    Args:
+        config: Of the model.
+        batch: Number of rows.
+        seq: Positions of a row.
+    """
+    outputs = {at: width for at, width in widths(config).items() if at[0].endswith("/output")}
+    return {at: jnp.zeros((batch, seq, *width)) for at, width in outputs.items()}
+
+
+def widths(config: ModelConfig) -> dict[tuple[str, int], tuple[int, ...]]:
+    """The shape of the value at every site and layer of a model, behind batch and seq."""
+    dim = config.dim
+    found: dict[tuple[str, int], tuple[int, ...]] = {("embedding", 0): (dim,)}
+    found |= {("residual", layer): (dim,) for layer in range(config.layers + 1)}
+    for layer, block in enumerate(config.blocks):
+        found |= {(site, layer): shape for site, shape in _of_block(block, dim).items()}
+    for name, (inputs, outputs) in _outside_blocks(config).items():
+        found |= {(f"{name}/input", 0): (inputs,), (f"{name}/output", 0): (outputs,)}
+    return found
+
+
+def _of_block(block: BlockConfig, dim: int) -> dict[str, tuple[int, ...]]:
+    attention, neurons = block.attention, block.mlp.dim
+    heads = attention.heads, attention.head_dim
+    maps = {f"attn/{name}": (dim, width) for name, width in _projections(block).items()}
+    maps["attn/o"] = heads[0] * heads[1], dim
+    maps |= {f"mlp/{name}": (dim, neurons) for name in ["gate", "up"][not block.mlp.gated :]}
+    maps["mlp/down"] = neurons, dim
+    shapes: dict[str, tuple[int, ...]] = {"attn_out": (dim,), "heads": heads}
+    shapes |= {"neurons": (neurons,), "mlp_out": (dim,)}
+    for name, (inputs, outputs) in maps.items():
+        shapes |= {f"{name}/input": (inputs,), f"{name}/output": (outputs,)}
+    return shapes
+
+
+def _projections(block: BlockConfig) -> dict[str, int]:
+    attention = block.attention
+    heads = {"q": attention.heads, "k": attention.kv_heads, "v": attention.kv_heads}
+    return {name: count * attention.head_dim for name, count in heads.items()}
+
+
+def _outside_blocks(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Width of input and output of the linear maps before and after the blocks."""
+    dim, inner = config.dim, config.embedding.inner_dim
+    maps = {"embed/project": (inner, dim)} if inner else {}
+    if config.head.kind == "none":
+        return maps
+    maps |= {"head/project": (dim, inner)} if inner else {}
+    maps |= {"head/dense": (dim, dim)} if config.head.activation else {}
+    return maps | {"head/out": (inner or dim, config.vocab)}
