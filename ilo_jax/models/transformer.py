@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.layers.attention import Layout, Places, layout
 from ilo_jax.models.layers.block import Block
 from ilo_jax.models.layers.embedding import Embedding
 from ilo_jax.models.layers.heads import Head
+from ilo_jax.models.layers.layout import Layout, Places, layout
 from ilo_jax.models.layers.norm import Normalize
 from ilo_jax.models.sites import Shown, Visit, Visiting, unvisited
 from ilo_jax.sharding import along_data

@@ -20,7 +20,7 @@ from ilo_jax.models.config import (
     Norm,
     Rope,
 )
-from ilo_jax.models.layers.attention import Places, layout
+from ilo_jax.models.layers.layout import Places, layout
 from ilo_jax.models.sites import reading
 from ilo_jax.models.transformer import Transformer
 

@@ -5,7 +5,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ilo_jax.models.config import BlockConfig
-from ilo_jax.models.layers.attention import Attention, Layout
+from ilo_jax.models.layers.attention import Attention
+from ilo_jax.models.layers.layout import Layout
 from ilo_jax.models.layers.mlp import Mlp
 from ilo_jax.models.layers.norm import Normalize
 from ilo_jax.models.sites import LayerVisit, passing

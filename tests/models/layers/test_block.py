@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from ilo_jax.models.config import AttentionConfig, BlockConfig, MlpConfig, Norm
-from ilo_jax.models.layers.attention import Layout, Places, layout
 from ilo_jax.models.layers.block import Block
+from ilo_jax.models.layers.layout import Layout, Places, layout
 from ilo_jax.models.sites import Visiting, reading
 from tests.models.variants import TOLERANCE
 
