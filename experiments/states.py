@@ -1,11 +1,9 @@
 """What models make of a corpus, computed where it is not stored yet."""
 
 import dataclasses
-import functools
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +20,7 @@ from tqdm import tqdm
 from experiments.hardware import peak_flops
 from experiments.launch import Run, say
 from ilo_jax import sharding
-from ilo_jax.activations.extraction import RECIPE, Report, extract
+from ilo_jax.activations.extraction import Report, extract
 from ilo_jax.activations.gathering import layouts
 from ilo_jax.activations.store import DTYPES, Key, Store, open_store
 from ilo_jax.activations.taps import Tap, read
@@ -34,7 +32,8 @@ from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.corpora.tokens import token_ids
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.models.sample import e5_small
-from ilo_jax.processes import alone, largest, quiet, share, together
+from ilo_jax.processes import alone, gathered, largest, quiet, share, together
+from ilo_jax.recipes import FORWARD, digest_of, key_of
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -135,21 +134,44 @@ def find_model(source: Source) -> tuple[Path, str]:
     return folder, folder.name if Path(source.model).is_dir() else source.model
 
 
-def states_key(source: Source, corpus: Parallel, folder: Path, taps: Sequence[Tap]) -> Key:
-    """Return all that determines the states."""
-    return {
-        "model": repository.fingerprint(folder),
-        "corpus": corpus.hash,
-        "languages": list(corpus.languages),
-        "sentences": len(corpus.sentences[0]),
-        "prefix": source.prefix,
-        "taps": {tap.name: list(tap.layers) for tap in taps},
-        "dtype": source.dtype,
-        "param_dtype": source.param_dtype or source.dtype,
-        "stored_dtype": source.stored_dtype,
-        "recipe": RECIPE,
-        "tokenizers": version("tokenizers"),
-    }
+def states_key(
+    source: Source, corpus: Parallel, folder: Path, taps: Sequence[Tap], tokens: str
+) -> Key:
+    """Return all that determines the states, and which language is which.
+
+    Args:
+        source: the configuration.
+        corpus: of which the states are.
+        folder: of the model.
+        taps: what is taken from it.
+        tokens: `tokens_digest` of the corpus.
+    """
+    return key_of(
+        FORWARD,
+        model=repository.fingerprint(folder),
+        tokens=tokens,
+        settings={
+            "languages": list(corpus.languages),
+            "sentences": len(corpus.sentences[0]),
+            "taps": {tap.name: list(tap.layers) for tap in taps},
+            "dtype": source.dtype,
+            "param_dtype": source.param_dtype or source.dtype,
+            "stored_dtype": source.stored_dtype,
+        },
+    )
+
+
+def tokens_digest(text: Mapping[int, Sentences], languages: int) -> str:
+    """Return the digest of the token ids of all languages, the same on every process.
+
+    Args:
+        text: of this process's languages, by index; each is some process's.
+        languages: how many there are.
+    """
+    digests = np.zeros((languages, 32), np.uint8)
+    for language, sentences in text.items():
+        digests[language] = np.frombuffer(bytes.fromhex(digest_of(sentences)), np.uint8)
+    return digest_of([gathered(digests).max(axis=0)])
 
 
 def stored_states(source: Source, corpus: Parallel, run: Run, *, taps: str) -> Stored:
@@ -167,9 +189,10 @@ def stored_states(source: Source, corpus: Parallel, run: Run, *, taps: str) -> S
     mesh = sharding.make_mesh(model=source.model_parallel)
     part = share(mesh)
     own = range(part.index, len(corpus.languages), part.count)
-    text = functools.cache(partial(_text, source, corpus, folder, own))
-    job = _Job(source, name, folder, mesh, read(taps, config), own, text)
-    key = states_key(source, corpus, folder, job.taps)
+    text = together(partial(_text, source, corpus, folder, own), what="reading the text")
+    job = _Job(source, name, folder, mesh, read(taps, config), text)
+    tokens = tokens_digest(text, len(corpus.languages))
+    key = states_key(source, corpus, folder, job.taps, tokens)
     store = _open(job, corpus, key, run)
     damaged = together(lambda: store.damaged(own if part.first else ()), what="checking states")
     if not any(largest([len(damaged), len(store.missing())])):
@@ -194,10 +217,8 @@ class _Job(NamedTuple):
     folder: Path
     mesh: Mesh
     taps: tuple[Tap, ...]
-    own: range
-    """Its languages, by index."""
-    text: Callable[[], dict[int, Sentences]]
-    """Their token ids."""
+    text: dict[int, Sentences]
+    """Token ids of its languages, by index."""
 
 
 def _text(
@@ -218,10 +239,7 @@ def _text(
 
 
 def _open(job: _Job, corpus: Parallel, key: Key, run: Run) -> Store:
-    longest = 0
-    if any(tap.pooling == "tokens" for tap in job.taps):
-        text = together(job.text, what="reading the text")
-        (longest,) = largest([max((len(ids.tokens) for ids in text.values()), default=0)])
+    (longest,) = largest([max((len(ids.tokens) for ids in job.text.values()), default=0)])
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
     dtype = job.source.stored_dtype
     arrays = layouts(job.taps, lang=lang, sent=sent, longest=longest, dtype=dtype)
@@ -230,20 +248,16 @@ def _open(job: _Job, corpus: Parallel, key: Key, run: Run) -> Store:
 
 
 def _fill(store: Store, corpus: Parallel, job: _Job, run: Run) -> Report:
-    """Compute the states that the store misses; text is prepared while weights are read."""
-    source = job.source
-    begun = time.perf_counter()
-    with ThreadPoolExecutor(1) as thread:
-        text = thread.submit(job.text)
-        dtype = jnp.dtype(source.param_dtype or source.dtype)
-        model = hf.load(job.folder, mesh=job.mesh, fsdp=source.fsdp, dtype=dtype)
-        sentences = together(text.result, what="reading the text")
-    say(f"model and text were read in {time.perf_counter() - begun:.1f} s")
+    """Compute the states that the store misses."""
+    source, begun = job.source, time.perf_counter()
+    dtype = jnp.dtype(source.param_dtype or source.dtype)
+    model = hf.load(job.folder, mesh=job.mesh, fsdp=source.fsdp, dtype=dtype)
+    say(f"the model was read in {time.perf_counter() - begun:.1f} s")
     trace = jax.profiler.trace(run.workdir / "trace") if run.profile else nullcontext()
     with trace, naming(job.name, corpus.languages):
         return extract(
             model,
-            sentences,
+            job.text,
             store,
             job.mesh,
             taps=job.taps,

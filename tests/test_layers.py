@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"files", "refusals"},
+    {"files", "recipes", "refusals"},
     {"processes"},
     {"sharding"},
     {"corpora"},

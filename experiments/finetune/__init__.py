@@ -21,7 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.finetune.setting import RECIPE, Config, Setting, describe, prepare, training_key
+from experiments.finetune.setting import (
+    Config,
+    Setting,
+    describe,
+    kept_states_key,
+    prepare,
+    training_key,
+)
 from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run, say
 from experiments.records import Board, Table
@@ -30,7 +37,7 @@ from ilo_jax.activations.forward import naming_knobs
 from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.files import key_digest, write_text
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.hub import hf
 from ilo_jax.models.parameters import Weights
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.processes import alone, share
@@ -216,16 +223,7 @@ class _Training:
     def _kept_states_file(self) -> Path:
         """Return where they are kept: another file for whatever changes them."""
         setting, part = self.setting, share(self.setting.mesh)
-        decides = {
-            "model": repository.fingerprint(setting.folder),
-            "text": setting.text_hash,
-            "row_length": setting.text.row_length,
-            "blocks": setting.lowest,
-            "dtype": self.config.dtype,
-            "mesh": dict(setting.mesh.shape),
-            "rows": [setting.order.parts, setting.order.part_rows],
-            "recipe": RECIPE,
-        }
+        key = kept_states_key(self.config, setting)
         folder = Path(self.config.frozen_folder or self.workdir / "frozen")
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{key_digest(decides)}-{part.index}-of-{part.count}.bin"
+        return folder / f"{key_digest(key)}-{part.index}-of-{part.count}.bin"

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,14 +18,12 @@ from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub import repository
 from ilo_jax.processes import share
+from ilo_jax.recipes import FORWARD, TRAINING, key_of
 from ilo_jax.training import freezing, optimizers
 from ilo_jax.training.checkpoints import Key
 from ilo_jax.training.cost import Cost, step_cost
 from ilo_jax.training.examples import tokenized
 from ilo_jax.training.order import Order, Text, own_slots, packed
-
-RECIPE = 2
-"""Part of every checkpoint's key: raise it when the same settings come to train otherwise."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -125,7 +122,6 @@ class Setting(NamedTuple):
     """Whether each weight is."""
     shapes: dict[str, tuple[int, ...]]
     """Of each weight."""
-    text_hash: str
     text: Text
     order: Order
     mesh: Mesh
@@ -165,7 +161,7 @@ def prepare(config: Config) -> Setting:
     shapes = parameters.shapes(parameters.abstract(model, dtype=jnp.float32))
     frozen = freezing.frozen_mask(shapes, freezing.read_rules(config.freeze, model))
     sizes = {path: like.shape for path, like in shapes.items()}
-    return Setting(folder, name, model, frozen, sizes, examples.hash, text, order, mesh)
+    return Setting(folder, name, model, frozen, sizes, text, order, mesh)
 
 
 def _refuse_untrainable(model: ModelConfig) -> None:
@@ -174,21 +170,39 @@ def _refuse_untrainable(model: ModelConfig) -> None:
         raise ValueError(f"model must be a decoder with a head to be fine-tuned, got {kind}")
 
 
-NOT_IN_KEY = """corpus split languages sentences prefix batch_tokens states stored_dtype text_split
-    evaluate save tensorboard k min_languages frozen_states frozen_folder""".split()
-"""Fields that change nothing of what is learnt, but for rounding."""
+NOT_IN_KEY = """model corpus split languages sentences prefix batch_tokens states stored_dtype text
+    text_split evaluate save tensorboard k min_languages frozen_states frozen_folder""".split()
+"""Fields that change nothing of what is learnt, but for rounding, or are told by what they name."""
 
 
 def training_key(config: Config, setting: Setting) -> Key:
     """Return all that determines what a run ends with."""
-    settings = dataclasses.asdict(config) | {"param_dtype": "float32"}
-    return {name: settings[name] for name in settings if name not in NOT_IN_KEY} | {
-        "model": repository.fingerprint(setting.folder),
-        "text": setting.text_hash,
-        "mesh": dict(setting.mesh.shape),
-        "recipe": RECIPE,
-        "tokenizers": version("tokenizers"),
-    }
+    given = dataclasses.asdict(config) | {"param_dtype": "float32"}
+    settings = {name: value for name, value in given.items() if name not in NOT_IN_KEY}
+    return key_of(
+        FORWARD,
+        TRAINING,
+        model=repository.fingerprint(setting.folder),
+        tokens=setting.text.digest(),
+        settings=settings | {"mesh": dict(setting.mesh.shape)},
+    )
+
+
+def kept_states_key(config: Config, setting: Setting) -> Key:
+    """Return all that determines the states of the frozen blocks, and which process has which."""
+    text, order = setting.text, setting.order
+    return key_of(
+        FORWARD,
+        model=repository.fingerprint(setting.folder),
+        tokens=text.digest(),
+        settings={
+            "row_length": text.row_length,
+            "blocks": setting.lowest,
+            "dtype": config.dtype,
+            "mesh": dict(setting.mesh.shape),
+            "rows": [order.parts, order.part_rows],
+        },
+    )
 
 
 def describe(setting: Setting, *, cached: bool, remat: bool) -> str:

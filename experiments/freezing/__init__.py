@@ -24,7 +24,7 @@ from experiments.finetune.watch import read_slice
 from experiments.freezing import report
 from experiments.freezing.report import Judged
 from experiments.launch import Run, say
-from ilo_jax.evaluation.held_out import Slice, judge
+from ilo_jax.evaluation.held_out import Slice, judge, judgement_key
 from ilo_jax.files import key_digest
 from ilo_jax.models.hub import hf, repository
 from ilo_jax.sharding import make_mesh
@@ -129,7 +129,8 @@ def compare(config: Config, run: Run) -> list[Judged]:
 
 def _judged(arm: Arm, folder: Path, config: Config, run: Run, held_out: Slice) -> Judged:
     """Return what is known of a model, measured now if it was not before."""
-    file = run.workdir / "judged" / f"{arm.name}-{arm.seed}-{_digest(folder, config, held_out)}.npz"
+    digest = key_digest(judgement_key(held_out, repository.fingerprint(folder)))
+    file = run.workdir / "judged" / f"{arm.name}-{arm.seed}-{digest}.npz"
     if not file.is_file():
         mesh = make_mesh(model=config.model_parallel)
         model = hf.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=jnp.float32)
@@ -138,12 +139,3 @@ def _judged(arm: Arm, folder: Path, config: Config, run: Run, held_out: Slice) -
             report.keep(file, found)
         return Judged(arm.name, arm.seed, found)
     return Judged(arm.name, arm.seed, report.kept(file))
-
-
-def _digest(folder: Path, config: Config, held_out: Slice) -> str:
-    return key_digest({
-        "model": repository.fingerprint(folder),
-        "corpus": held_out.corpus.hash,
-        "languages": list(held_out.corpus.languages),
-        "settings": [config.k, config.min_languages, config.dtype, config.prefix],
-    })

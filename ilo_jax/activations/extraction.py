@@ -25,9 +25,6 @@ from ilo_jax.models.flops import forward_flops
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.processes import gathered, largest, quiet, share
 
-RECIPE = 4
-"""Part of every store's key: raise it when a change here or in the models changes a value."""
-
 AHEAD = 2
 """Batches that are prepared before they are needed, and computed before they are stored."""
 

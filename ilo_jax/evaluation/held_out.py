@@ -1,6 +1,8 @@
 """Aligned sentences that nobody learns from, and how a model is judged by them."""
 
-from typing import TYPE_CHECKING, NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -9,7 +11,7 @@ from jaxtyping import Float, Int
 
 from ilo_jax.activations.pooled import Pooled, compiled_pooled
 from ilo_jax.activations.usable import naming, refuse_unusable
-from ilo_jax.corpora.packing import Sentences
+from ilo_jax.corpora.packing import Sentences, joined
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.corpora.tokens import refuse_unfit, token_ids
 from ilo_jax.evaluation.interlingua import scored
@@ -23,6 +25,7 @@ from ilo_jax.evaluation.likelihood import (
 from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
+from ilo_jax.recipes import FORWARD, SCORES, digest_of, key_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,12 +58,16 @@ class Slice(NamedTuple):
     """The sentences, of which the model must not have learnt."""
     tokens: Sentences
     """Token ids of all sentences, for their likelihood."""
+    whole: Sentences
+    """Token ids of the same, for their states: with all that the tokenizer puts around them."""
     likelihood: Likelihood
     """From a model and tokens to log-likelihoods."""
     pooled: Pooled
     """From a model to the embeddings of the sentences at every hidden state."""
     settings: IloSettings
     """How each hidden state is scored."""
+    dtype: str
+    """Of the computation."""
 
 
 def compiled_slice(
@@ -97,9 +104,33 @@ def compiled_slice(
     return Slice(
         corpus,
         tokens,
+        joined(whole),
         compiled_likelihood(config, mesh, **size),
         compiled_pooled(config, whole, mesh, **size),
         settings,
+        np.dtype(dtype).name,
+    )
+
+
+def judgement_key(held_out: Slice, fingerprint: Mapping[str, str]) -> dict[str, Any]:
+    """All that determines a `Judgement`, but for rounding: that of a model by a slice.
+
+    Args:
+        held_out: the slice.
+        fingerprint: of the model's folder.
+    """
+    corpus = held_out.corpus
+    return key_of(
+        FORWARD,
+        SCORES,
+        model=fingerprint,
+        tokens=digest_of([*held_out.tokens, *held_out.whole]),
+        settings={
+            "corpus": corpus.hash,
+            "languages": list(corpus.languages),
+            "ilo": dataclasses.asdict(held_out.settings),
+            "dtype": held_out.dtype,
+        },
     )
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Int, Int64
 
 from ilo_jax.corpora.packing import Plan, Rows, Sentences, fill, plan
 from ilo_jax.processes import Share, feed, share
+from ilo_jax.recipes import digest_of
 from ilo_jax.sharding import along_data
 
 
@@ -19,6 +20,10 @@ class Text(NamedTuple):
     sentences: Sentences
     planned: Plan
     row_length: int
+
+    def digest(self) -> str:
+        """Return the digest of all that is learnt: tokens, what they are for, which share a row."""
+        return digest_of([*self.sentences, self.planned])
 
     def rows(self, numbers: Int[np.ndarray, " row"]) -> Rows:
         """Return some rows; -1 is one of padding."""

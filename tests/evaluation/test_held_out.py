@@ -1,5 +1,7 @@
 """What held-out sentences say of a model, against torch sentence by sentence."""
 
+import dataclasses
+import json
 import math
 from typing import Any
 
@@ -10,9 +12,17 @@ import torch
 
 from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.corpora.parallel import Parallel
-from ilo_jax.evaluation.held_out import compiled_slice, corpus_tokens, judge, text_scores
+from ilo_jax.evaluation import held_out as module
+from ilo_jax.evaluation.held_out import (
+    compiled_slice,
+    corpus_tokens,
+    judge,
+    judgement_key,
+    text_scores,
+)
 from ilo_jax.metrics import IloSettings, referenced
 from ilo_jax.models import parameters
+from ilo_jax.recipes import Recipe
 from ilo_jax.sharding import make_mesh
 from tests.evaluation.material import BOS
 
@@ -92,6 +102,39 @@ def test_states_that_are_not_finite_stop_the_run(ours, held_out):
     message = r"^tiny: hidden state 2 of aaa sentence 1 is not finite"
     with pytest.raises(ValueError, match=message):
         judge(spoilt, held_out, name="tiny")
+
+
+def test_the_key_holds_all_that_a_judgement_depends_on(held_out, corpus, monkeypatch):
+    """Each part changed alone makes another key; what is compiled is no part of it."""
+    model = {"model.safetensors": "12"}
+    key = judgement_key(held_out, model)
+    sentences = tuple(texts[::-1] for texts in corpus.sentences)
+    renamed = dataclasses.replace(corpus, languages=("aaa", "bbb", "ccc", "eee"))
+    others = [
+        judgement_key(held_out, {"model.safetensors": "13"}),
+        judgement_key(held_out._replace(dtype="bfloat16"), model),
+        judgement_key(held_out._replace(corpus=renamed), model),
+        judgement_key(
+            held_out._replace(corpus=dataclasses.replace(corpus, sentences=sentences)), model
+        ),
+    ]
+    for field, value in dataclasses.asdict(SETTINGS).items():
+        changed = {field: value + ("x" if isinstance(value, str) else 1)}
+        other = dataclasses.replace(SETTINGS, **changed)
+        others.append(judgement_key(held_out._replace(settings=other), model))
+    for kind in ("tokens", "whole"):
+        for field, array in getattr(held_out, kind)._asdict().items():
+            tokens = getattr(held_out, kind)._replace(**{field: ~array})
+            others.append(judgement_key(held_out._replace(**{kind: tokens}), model))
+    for name in ("FORWARD", "SCORES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, Recipe(name.lower(), -1))
+            others.append(judgement_key(held_out, model))
+    assert len(others) == 4 + 7 + 8 + 2
+    digests = {json.dumps(other, sort_keys=True) for other in others}
+    assert len(digests) == len(others)
+    assert json.dumps(key, sort_keys=True) not in digests
+    assert judgement_key(held_out._replace(pooled=None, likelihood=None), model) == key
 
 
 def test_bytes_are_those_of_the_text_and_tokens_of_the_tokenizer():

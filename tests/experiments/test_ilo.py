@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,12 @@ import zarr
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertModel
 
+from experiments import states
 from experiments.ilo import Config, measure
 from experiments.launch import Run
+from ilo_jax.corpora.packing import Sentences
+from ilo_jax.corpora.tokens import token_ids
+from ilo_jax.recipes import FORWARD
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,6 +122,28 @@ def test_other_states_are_not_mixed_up(config, tmp_path, field, value):
     assert len([p for p in (tmp_path / "states").iterdir() if p.is_dir()]) == 2
 
 
+@pytest.mark.parametrize("field", ["tokens", "special"])
+def test_states_of_other_token_ids_are_not_used(config, tmp_path, monkeypatch, field):
+    """The same model, corpus and settings; one id, or what the tokenizer said of one, is other."""
+    measure(config, Run(tmp_path))
+
+    def others(*given: Any, **settings: Any) -> list[Sentences]:
+        found = token_ids(*given, **settings)
+        getattr(found[2], field)[5] ^= 1
+        return found
+
+    monkeypatch.setattr(states, "token_ids", others)
+    again = measure(config, Run(tmp_path))
+    assert len([p for p in (tmp_path / "states").iterdir() if p.is_dir()]) == 2
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert len(record["states"]["computed"]) == 1
+    monkeypatch.setattr(states, "token_ids", token_ids)
+    monkeypatch.setattr(states, "FORWARD", FORWARD._replace(number=-1))
+    first = measure(config, Run(tmp_path))
+    assert len([p for p in (tmp_path / "states").iterdir() if p.is_dir()]) == 3
+    assert (first.gaussian == again.gaussian).all() == (field == "special")
+
+
 def test_a_torn_chunk_is_computed_again(config, tmp_path, capsys):
     first = measure(config, Run(tmp_path))
     chunks = [p for p in tmp_path.glob("states/*/residual_mean/c/1/2/**/*") if p.is_file()]
@@ -134,8 +161,8 @@ def test_unusable_stored_states_are_named_and_not_scored(config, tmp_path):
     measure(config, Run(tmp_path))
     (tmp_path / "scores.csv").write_text("earlier")
     (folder,) = [p for p in (tmp_path / "states").iterdir() if p.is_dir()]
-    states = zarr.open_array(folder / "residual_mean", mode="r+")
-    states[1, 2, 3, 4] = np.nan
+    array = zarr.open_array(folder / "residual_mean", mode="r+")
+    array[1, 2, 3, 4] = np.nan
     message = "hidden state 1 of ccc_Latn sentence 4 is not finite"
     with pytest.raises(ValueError, match=message):
         measure(config, Run(tmp_path))

@@ -1,9 +1,20 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.finetune.setting import Config, check, describe, prepare, training_key
+from experiments.finetune import setting as module
+from experiments.finetune.setting import (
+    Config,
+    check,
+    describe,
+    kept_states_key,
+    prepare,
+    training_key,
+)
+from ilo_jax.recipes import Recipe
+from ilo_jax.sharding import make_mesh
 from ilo_jax.training.order import Order
 
 
@@ -126,6 +137,57 @@ def test_the_key_knows_the_text_and_the_model_by_what_they_hold(config, tmp_path
     assert training_key(same, prepare(same)) == training_key(config, prepare(config))
     (tmp_path / "same.txt").write_text(Path(config.text).read_text() + "more\n")
     assert training_key(same, prepare(same)) != training_key(config, prepare(config))
+
+
+def changed(array: np.ndarray) -> np.ndarray:
+    """The same but for one entry."""
+    other = array.copy()
+    other[3] = not other[3] if other.dtype == bool else other[3] + 1
+    return other
+
+
+@pytest.mark.parametrize("key_of", [training_key, kept_states_key])
+def test_keys_hold_the_tokens_what_they_are_for_and_which_share_a_row(config, key_of):
+    setting = prepare(config)
+    sentences, planned, _ = setting.text
+    keys = [key_of(config, setting)]
+    for field, array in sentences._asdict().items():
+        other = sentences._replace(**{field: changed(array)})
+        text = setting.text._replace(sentences=other)
+        keys.append(key_of(config, setting._replace(text=text)))
+    swapped = setting.text._replace(planned=planned[::-1])
+    keys.append(key_of(config, setting._replace(text=swapped)))
+    assert len({key["tokens"] for key in keys}) == len(keys) == 6
+    assert len({str(sorted(key.items())) for key in keys}) == 6
+
+
+@pytest.mark.parametrize(
+    ("key_of", "names"), [(training_key, ("FORWARD", "TRAINING")), (kept_states_key, ("FORWARD",))]
+)
+def test_keys_hold_how_it_is_computed(config, monkeypatch, key_of, names):
+    setting = prepare(config)
+    key = key_of(config, setting)
+    assert {*key["recipes"]} == {name.lower() for name in names}
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, Recipe(name.lower(), -1))
+            assert key_of(config, setting) != key
+
+
+def test_the_key_of_kept_states_holds_what_bears_on_them_and_nothing_else(config):
+    setting = prepare(dataclasses.replace(config, freeze="paper:2"))
+    key = kept_states_key(config, setting)
+    less = prepare(dataclasses.replace(config, freeze="paper:1"))
+    others = [
+        kept_states_key(config, setting._replace(frozen=less.frozen)),
+        kept_states_key(config, setting._replace(text=setting.text._replace(row_length=129))),
+        kept_states_key(config, setting._replace(order=setting.order._replace(part_rows=16))),
+        kept_states_key(config, setting._replace(mesh=make_mesh(data=4, model=2))),
+        kept_states_key(dataclasses.replace(config, dtype="bfloat16"), setting),
+    ]
+    assert all(other != key for other in others)
+    for fields in ({"learning_rate": 1.0}, {"steps": 7}, {"seed": 3}, {"remat": True}):
+        assert kept_states_key(dataclasses.replace(config, **fields), setting) == key
 
 
 def test_what_a_step_costs_is_said(config):
