@@ -16,7 +16,6 @@ embed/ and head/ have layer 0. A block's map and its weight have one name: layer
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ilo_jax.models.config import BlockConfig, ModelConfig
@@ -125,21 +124,6 @@ def in_turn(*visits: Visit) -> Visit:
         return value, shown
 
     return visit
-
-
-def zeros(config: ModelConfig, *, batch: int, seq: int) -> dict[tuple[str, int], Array]:
-    """A zero for the output of every linear map, to be added there.
-
-    The gradient with respect to it is the gradient with respect to the output, which EK-FAC
-    (Grosse et al. 2023, section 2.2) takes.
-
-    Args:
-        config: Of the model.
-        batch: Number of rows.
-        seq: Positions of a row.
-    """
-    outputs = {at: width for at, width in widths(config).items() if at[0].endswith("/output")}
-    return {at: jnp.zeros((batch, seq, *width)) for at, width in outputs.items()}
 
 
 def widths(config: ModelConfig) -> dict[tuple[str, int], tuple[int, ...]]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from flax import nnx
 
-from ilo_jax.models.sites import Edit, editing, in_turn, reading, widths, zeros
+from ilo_jax.models.sites import Edit, editing, in_turn, reading, widths
 from ilo_jax.models.transformer import Transformer
 from tests.models.reading import rows_of
 
@@ -323,8 +323,9 @@ def test_the_gradient_of_a_zero_at_an_output_is_torchs_of_the_output(
 
         return (both(model, rows(padded), add)[0] * weights).sum()
 
-    nothing = zeros(model.config, batch=len(padded.tokens), seq=padded.tokens.shape[1])
-    assert set(nothing) == set(outputs)
+    ends = {at: width for at, width in widths(model.config).items() if at[0].endswith("/output")}
+    assert set(ends) == set(outputs)
+    nothing = {at: jnp.zeros((*padded.tokens.shape, *width)) for at, width in ends.items()}
     for at, gradient in jax.jit(jax.grad(loss))(nothing).items():
         expected = kept[at].grad
         assert expected is not None
