@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from ilo_jax.files import locked
 
@@ -57,21 +57,20 @@ def together(step: Callable[[], T], *, what: str) -> T:
         what: it does, for the message.
 
     Raises:
-        RuntimeError: on the processes where it did not fail itself.
+        RuntimeError: on the processes where it did not fail itself; on the others whatever it
+            raised there.
     """
     if jax.process_count() == 1:
         return step()
-    result, error = None, None
+    here = True
     try:
         result = step()
-    except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as caught:
-        error = caught
-    failed = gathered(np.array([error is not None]))
-    if error is not None:
-        raise error
+        here = False
+    finally:  # what was raised, an interruption too, goes on once the others know of it
+        failed = gathered(np.array([here]))
     if failed.any():
         raise RuntimeError(f"{what} failed on process {np.flatnonzero(failed).tolist()}")
-    return cast(T, result)
+    return result
 
 
 @contextmanager
@@ -154,11 +153,6 @@ def share(mesh: Mesh) -> Share:
     own = owners[jax.process_index()]
     first = min(process for process, places in owners.items() if places == own)
     return Share(parts.index(own), len(parts), first == jax.process_index(), len(own))
-
-
-def feed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Return the array of all processes, of which this one has the part on its own devices."""
-    return jax.make_array_from_process_local_data(sharding, array)
 
 
 def own_part(array: jax.Array, *, axis: int) -> np.ndarray:

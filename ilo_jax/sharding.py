@@ -2,10 +2,12 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -35,6 +37,7 @@ does not divide is whole too.
 """
 
 AnyMesh = Mesh | AbstractMesh
+
 
 OVER_MODEL = ("head", "kv", "mlp", "vocab")
 
@@ -69,14 +72,46 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def replicate(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Return an array that every process has, whole on every device of a mesh."""
-    return jax.make_array_from_callback(array.shape, replicated(mesh), array.__getitem__)
-
-
 def along_data(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     """Return the sharding that splits one axis of an array over "data"."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def place_whole(arrays: Any, sharding: NamedSharding) -> Any:
+    """Put host arrays, which every process has whole, on the devices of a mesh.
+
+    Args:
+        arrays: Any pytree of NumPy arrays.
+        sharding: Of each of them.
+    """
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(array.shape, sharding, array.__getitem__), arrays
+    )
+
+
+def place_own(arrays: Any, sharding: NamedSharding) -> Any:
+    """Put host arrays on the devices of a mesh, of which this process has its own devices' part.
+
+    Args:
+        arrays: Any pytree of NumPy arrays, as long as the part is along the axis that is split.
+        sharding: Of each array of all processes.
+    """
+    return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), arrays)
+
+
+@contextmanager
+def naming_knobs(what: str, knobs: str) -> Iterator[None]:
+    """Say what was too much for the memory of a device, and what to try.
+
+    Raises:
+        MemoryError: Instead of JAX's own error.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(f"too little device memory for {what}; try {knobs}: {error}") from error
 
 
 def unsplit(mesh: AnyMesh, counts: Mapping[str, int]) -> dict[str, int]:

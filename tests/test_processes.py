@@ -12,7 +12,6 @@ from ilo_jax import processes
 from ilo_jax.processes import (
     Share,
     agree,
-    feed,
     gathered,
     join,
     largest,
@@ -130,7 +129,16 @@ def test_what_fails_on_another_process_fails_here(others):
     assert given[0].tolist() == [False]
 
 
-@pytest.mark.parametrize("error", [OSError("no disk"), ValueError("no text")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no disk"),
+        ValueError("no text"),
+        KeyError("no name"),
+        jax.errors.JaxRuntimeError("no memory"),
+        KeyboardInterrupt("no time"),
+    ],
+)
 def test_what_fails_here_is_told_to_the_others_first(others, error):
     given = others(1, [False, True])
 
@@ -263,13 +271,3 @@ def test_own_part_is_in_order_whatever_the_order_of_devices():
     devices = np.array(jax.devices())[[5, 2, 7, 0]].reshape(4, 1)
     placed = jax.device_put(ARRAY, along_data(Mesh(devices, ("data", "model"))))
     np.testing.assert_array_equal(own_part(placed, axis=0), ARRAY)
-
-
-@MESHES
-def test_what_is_fed_is_split_over_data(data, model):
-    sharding = along_data(make_mesh(data=data, model=model))
-    fed = feed(ARRAY, sharding)
-    assert fed.sharding == sharding
-    assert fed.shape == ARRAY.shape
-    np.testing.assert_array_equal(fed, ARRAY)
-    np.testing.assert_array_equal(own_part(fed, axis=0), ARRAY)

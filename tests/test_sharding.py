@@ -11,10 +11,12 @@ from jax.sharding import AxisType, PartitionSpec
 
 from ilo_jax.models import parameters
 from ilo_jax.models.hub.families import FAMILIES, read_config
+from ilo_jax.processes import own_part
 from ilo_jax.sharding import (
     along_data,
     make_mesh,
-    replicate,
+    place_own,
+    place_whole,
     replicated,
     unsplit,
     weight_sharding,
@@ -78,10 +80,24 @@ def test_replicated_is_a_copy_on_every_device():
 def test_an_array_of_the_host_is_put_whole_on_every_device():
     mesh = make_mesh(data=4, model=2)
     array = np.arange(6).reshape(2, 3)
-    placed = replicate(array, mesh)
+    placed = place_whole(array, replicated(mesh))
     assert placed.sharding.device_set == set(mesh.devices.ravel())
     for shard in placed.addressable_shards:
         np.testing.assert_array_equal(shard.data, array)
+
+
+@pytest.mark.parametrize("place", [place_own, place_whole])
+@pytest.mark.parametrize(
+    ("data", "model"), [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8), (2, 1), (3, 2)]
+)
+def test_arrays_of_one_process_are_all_there_is_split_over_data(place, data, model):
+    array = np.arange(24 * 24 * 2.0, dtype=np.float32).reshape(24, 24, 2)
+    sharding = along_data(make_mesh(data=data, model=model))
+    placed = place({"rows": array, "numbers": (array[:, 0, 0],)}, sharding)
+    assert placed["rows"].sharding == placed["numbers"][0].sharding == sharding
+    np.testing.assert_array_equal(placed["rows"], array)
+    np.testing.assert_array_equal(placed["numbers"][0], array[:, 0, 0])
+    np.testing.assert_array_equal(own_part(placed["rows"], axis=0), array)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -33,7 +33,6 @@ from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run, say
 from experiments.records import Board, Table
 from experiments.states import surroundings
-from ilo_jax.activations.forward import naming_knobs
 from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.files import key_digest, write_text
 from ilo_jax.models import parameters
@@ -41,6 +40,7 @@ from ilo_jax.models.hub import hf
 from ilo_jax.models.parameters import Weights
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.processes import alone, share
+from ilo_jax.sharding import naming_knobs
 from ilo_jax.training import freezing, optimizers
 from ilo_jax.training.checkpoints import Checkpoints
 from ilo_jax.training.kept_states import KeptStates, compute_kept_states

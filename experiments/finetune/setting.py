@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from experiments.states import Source, find_model, problems
 from ilo_jax import sharding
 from ilo_jax.corpora.examples import read_examples
-from ilo_jax.evaluation.likelihood import refuse_unfit
+from ilo_jax.corpora.tokens import refuse_unfit, tokenized
 from ilo_jax.metrics import IloSettings
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
@@ -22,7 +22,6 @@ from ilo_jax.recipes import FORWARD, TRAINING, key_of
 from ilo_jax.training import freezing, optimizers
 from ilo_jax.training.checkpoints import Key
 from ilo_jax.training.cost import Cost, step_cost
-from ilo_jax.training.examples import tokenized
 from ilo_jax.training.order import Order, Text, own_slots, packed
 
 
@@ -147,7 +146,7 @@ def prepare(config: Config) -> Setting:
     tokens = tokenized(
         examples.examples, repository.load_tokenizer(folder), row_length=config.row_length
     )
-    refuse_unfit(tokens, model)
+    refuse_unfit(tokens, limit=model.max_positions, vocab=model.vocab)
     text = packed(tokens, row_length=config.row_length)
     at_once = config.rows_at_once or config.rows
     order = Order(len(text.planned), config.rows // at_once, at_once, config.seed)

@@ -1,7 +1,7 @@
 """The compiled step of an extraction: packed rows in, what the taps take out."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import jax
 from jax.sharding import Mesh
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ilo_jax import sharding
 from ilo_jax.activations.taps import Tap, taken
-from ilo_jax.corpora.packing import Rows, place
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import parameters
 from ilo_jax.models.transformer import Transformer
 
@@ -51,14 +51,14 @@ def compiled_forward(
     def forward(weights: dict[str, Array], rows: Rows) -> dict[str, Array]:
         return taken(assemble(weights), rows, taps, count=segments)
 
-    weights = parameters.weights(model)
+    weights, along_rows = parameters.weights(model), sharding.along_data(mesh)
     step = jax.jit(forward, out_shardings=along)
     with naming_what_to_change(rows):
-        compiled = step.lower(weights, place(rows, mesh)).compile()
+        compiled = step.lower(weights, sharding.place_own(rows, along_rows)).compile()
 
     def run(rows: Rows) -> dict[str, Array]:
         with naming_what_to_change(rows):
-            return compiled(weights, place(rows, mesh))
+            return compiled(weights, sharding.place_own(rows, along_rows))
 
     return run
 
@@ -69,23 +69,8 @@ def naming_what_to_change(rows: Rows) -> AbstractContextManager[None]:
     Raises:
         MemoryError: instead of JAX's own error.
     """
-    return naming_knobs(
+    return sharding.naming_knobs(
         "{} rows of {} tokens".format(*rows.tokens.shape),
         "a smaller batch_tokens, dtype=bfloat16 (and param_dtype), or more devices to split the "
         "model over (model_parallel, fsdp)",
     )
-
-
-@contextmanager
-def naming_knobs(what: str, knobs: str) -> Iterator[None]:
-    """Say what was too much for the memory of a device, and what to try.
-
-    Raises:
-        MemoryError: instead of JAX's own error.
-    """
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise MemoryError(f"too little device memory for {what}; try {knobs}: {error}") from error

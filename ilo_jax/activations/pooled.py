@@ -10,13 +10,12 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ilo_jax.activations.schedule import even_batches
 from ilo_jax.activations.taps import read, taken
-from ilo_jax.corpora.packing import Plan, Rows, Sentences, joined, place_whole
+from ilo_jax.corpora.packing import Plan, Rows, Sentences, even_batches, joined
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
-from ilo_jax.sharding import replicated
+from ilo_jax.sharding import along_data, place_whole, replicated
 
 Pooled = Callable[[Transformer], Float[Array, "state lang sent dim"]]
 """From a model to its sentence embeddings, a whole copy on every device."""
@@ -50,7 +49,8 @@ def compiled_pooled(
         raise ValueError(f"every language must have as many sentences, got {counts}")
     together = joined(sentences)
     parts = even_batches(together, batch_tokens=batch_tokens, places=mesh.shape["data"])
-    planned, batches = zip(*((plan, place_whole(rows, mesh)) for plan, rows in parts), strict=True)
+    planned, rows = zip(*parts, strict=True)
+    batches = place_whole(rows, along_data(mesh))
     at = _places(np.concatenate(planned))
     forward = _forward(config, mesh, segments=planned[0].shape[1], dtype=dtype)
 

@@ -2,13 +2,22 @@
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
 
-from ilo_jax.corpora.packing import Plan, Rows, Sentences, as_sentences, fill, joined, plan
+from ilo_jax.corpora.packing import (
+    Plan,
+    Rows,
+    Sentences,
+    as_sentences,
+    fill,
+    joined,
+    plan,
+    row_length,
+)
 
 BLOCK_BATCHES = 64
 """Languages are packed together until they fill so many batches: the last is seldom full."""
@@ -85,34 +94,6 @@ class Schedule(NamedTuple):
         planned = np.full((self.rows[kind], 1), -1, np.int32)
         nothing = as_sentences([])
         return Batch(-1, planned, fill(nothing, planned, row_length=self.row_lengths[kind]))
-
-
-def row_length(longest: int) -> int:
-    """Return the row length for sentences up to `longest` tokens: a multiple of 128, from 256."""
-    return max(256, -(-longest // 128) * 128)
-
-
-def even_batches(
-    sentences: Sentences, *, batch_tokens: int, places: int
-) -> Iterator[tuple[Plan, Rows]]:
-    """Yield rows of one length in batches of one shape, and what is in them: for small corpora.
-
-    As few batches as may be, none of them much emptier than the others; the last is made up by
-    padding.
-
-    Args:
-        sentences: of which every process has all.
-        batch_tokens: positions computed at a time on each place.
-        places: along "data", of all processes.
-    """
-    length = row_length(int(sentences.lengths.max(initial=1)))
-    planned = plan(sentences.lengths, row_length=length)
-    needed = math.ceil(len(planned) / places)
-    rows = places * math.ceil(needed / math.ceil(needed / max(1, batch_tokens // length)))
-    for start in range(0, len(planned), rows):
-        part = planned[start : start + rows]
-        part = np.pad(part, ((0, rows - len(part)), (0, 0)), constant_values=-1)
-        yield part, fill(sentences, part, row_length=length)
 
 
 def kinds(longest: int) -> list[tuple[int, ...]]:

@@ -1,17 +1,14 @@
 """Sentences into rows of one static length, so that one shape serves a whole corpus."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Bool, Int, Int32
 
-from ilo_jax.processes import feed
 from ilo_jax.refusals import refuse
-from ilo_jax.sharding import along_data
 
 
 class Sentences(NamedTuple):
@@ -78,17 +75,6 @@ class Rows(NamedTuple):
     """As in `Sentences`."""
 
 
-def place(rows: Rows, mesh: Mesh) -> Rows:
-    """Rows of all processes, split over "data", of which this one has those for its own devices."""
-    return Rows(*(feed(array, along_data(mesh)) for array in rows))
-
-
-def place_whole(rows: Rows, mesh: Mesh) -> Rows:
-    """Rows split over "data", of which every process has all."""
-    along = along_data(mesh)
-    return Rows(*(jax.make_array_from_callback(a.shape, along, a.__getitem__) for a in rows))
-
-
 Plan = Int32[np.ndarray, "row segment"]
 """Which sentence is segment s + 1 of a row; -1 where the row has no such segment."""
 
@@ -147,9 +133,32 @@ def fill(sentences: Sentences, planned: Plan, *, row_length: int) -> Rows:
     return Rows(tokens, positions, segments, special, target)
 
 
-def padding_share(rows: Rows) -> float:
-    """Return the share of all places that hold no token, in [0, 1)."""
-    return float(np.mean(rows.segments == 0))
+def row_length(longest: int) -> int:
+    """Return the row length for sentences up to `longest` tokens: a multiple of 128, from 256."""
+    return max(256, -(-longest // 128) * 128)
+
+
+def even_batches(
+    sentences: Sentences, *, batch_tokens: int, places: int
+) -> Iterator[tuple[Plan, Rows]]:
+    """Yield rows of one length in batches of one shape, and what is in them: for small corpora.
+
+    As few batches as may be, none of them much emptier than the others; the last is made up by
+    padding.
+
+    Args:
+        sentences: of which every process has all.
+        batch_tokens: positions computed at a time on each place.
+        places: along "data", of all processes.
+    """
+    length = row_length(int(sentences.lengths.max(initial=1)))
+    planned = plan(sentences.lengths, row_length=length)
+    needed = math.ceil(len(planned) / places)
+    rows = places * math.ceil(needed / math.ceil(needed / max(1, batch_tokens // length)))
+    for start in range(0, len(planned), rows):
+        part = planned[start : start + rows]
+        part = np.pad(part, ((0, rows - len(part)), (0, 0)), constant_values=-1)
+        yield part, fill(sentences, part, row_length=length)
 
 
 def _best_fit(lengths: Int[np.ndarray, " sent"], row_length: int, opening: int) -> list[list[int]]:

@@ -10,8 +10,7 @@ from jaxtyping import Float
 
 from ilo_jax.corpora.choices import DELIMITER, Question, by_language
 from ilo_jax.corpora.packing import Sentences
-from ilo_jax.corpora.tokens import refuse_unfit
-from ilo_jax.evaluation.likelihood import continuations
+from ilo_jax.corpora.tokens import continuations, refuse_unfit
 from ilo_jax.metrics import ChoiceScores, choices
 from ilo_jax.models.config import ModelConfig
 

@@ -13,14 +13,13 @@ from ilo_jax.activations.pooled import Pooled, compiled_pooled
 from ilo_jax.activations.usable import naming, refuse_unusable
 from ilo_jax.corpora.packing import Sentences, joined
 from ilo_jax.corpora.parallel import Parallel
-from ilo_jax.corpora.tokens import refuse_unfit, token_ids
+from ilo_jax.corpora.tokens import refuse_unfit, rolling, token_ids
 from ilo_jax.evaluation.interlingua import scored
 from ilo_jax.evaluation.likelihood import (
     Likelihood,
     bits_per_byte,
     compiled_likelihood,
     predicted_tokens,
-    rolling,
 )
 from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
 from ilo_jax.models.config import ModelConfig

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ilo_jax.metrics import IloSettings, ReferencedScores, referenced, stacked
-from ilo_jax.sharding import make_mesh, replicate
+from ilo_jax.sharding import make_mesh, place_whole, replicated
 
 
 def scored(
@@ -29,7 +29,7 @@ def scored(
     mesh = make_mesh() if jax.device_count() > 1 else None
     scores = []
     for state in states:
-        placed = jnp.asarray(state) if mesh is None else replicate(state, mesh)
+        placed = jnp.asarray(state) if mesh is None else place_whole(state, replicated(mesh))
         one = referenced(placed, settings=settings, mesh=mesh)
         scores.append(jax.tree.map(np.asarray, one))
     return stacked(scores)

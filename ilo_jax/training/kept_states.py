@@ -14,13 +14,13 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from ilo_jax.activations.store import numpy_dtype
-from ilo_jax.corpora.packing import Rows, place
+from ilo_jax.corpora.packing import Rows
 from ilo_jax.files import write_beside
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.parameters import Weights
 from ilo_jax.processes import gathered, own_part, quiet, share, together
-from ilo_jax.sharding import along_data
+from ilo_jax.sharding import along_data, place_own
 from ilo_jax.training.order import Order, Text, own_rows, own_slots, place_parts
 
 
@@ -118,7 +118,7 @@ def _computed(
     for start in tqdm(starts, desc="frozen blocks", unit="batch", disable=quiet()):
         numbers = np.arange(start, start + order.part_rows)[slots]
         rows = text.rows(np.where(numbers < order.rows, numbers, -1))
-        yield own_part(forward(place(rows, mesh)), axis=0)[numbers < order.rows]
+        yield own_part(forward(place_own(rows, along_data(mesh))), axis=0)[numbers < order.rows]
 
 
 def _write(file: Path, parts: Iterator[np.ndarray]) -> None:

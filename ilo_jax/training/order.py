@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 from jaxtyping import Int, Int64
 
 from ilo_jax.corpora.packing import Plan, Rows, Sentences, fill, plan
-from ilo_jax.processes import Share, feed, share
+from ilo_jax.processes import Share, share
 from ilo_jax.recipes import digest_of
-from ilo_jax.sharding import along_data
+from ilo_jax.sharding import along_data, place_own
 
 
 class Text(NamedTuple):
@@ -116,4 +116,4 @@ def place_rows(text: Text, order: Order, step: int, mesh: Mesh) -> Rows:
 def place_parts(array: np.ndarray, parts: int, mesh: Mesh) -> jax.Array:
     """Return this process's rows of a batch as "part row ..." on all devices."""
     apart = array.reshape(parts, -1, *array.shape[1:])
-    return feed(apart, along_data(mesh, axis=1))
+    return place_own(apart, along_data(mesh, axis=1))

@@ -5,15 +5,7 @@ import numpy as np
 import pytest
 
 from ilo_jax.activations import schedule as module
-from ilo_jax.activations.schedule import (
-    Block,
-    Schedule,
-    even_batches,
-    kinds,
-    row_length,
-    rows_needed,
-    schedule,
-)
+from ilo_jax.activations.schedule import Block, Schedule, kinds, rows_needed, schedule
 from ilo_jax.corpora.packing import Sentences, as_sentences, fill, plan
 
 LANGUAGES = (0, 3, 4, 9, 11, 12, 20)
@@ -217,10 +209,6 @@ def test_nothing_to_do_is_a_schedule_too(rows):
         assert nothing.padding(kind).rows.tokens.shape == (count, length)
 
 
-def test_rows_are_as_long_as_the_longest_sentence_needs():
-    assert [row_length(n) for n in (1, 256, 257, 384, 385)] == [256, 256, 384, 384, 512]
-
-
 def test_short_rows_are_powers_of_two_beside_the_whole():
     assert kinds(1) == kinds(256) == [(256,), (64, 256), (128, 256), (64, 128, 256)]
     pairs = [(64, 128, 384), (64, 256, 384), (128, 256, 384)]
@@ -232,14 +220,3 @@ def test_rows_that_sentences_need():
     assert rows_needed(lengths, (16,)) == [3]
     assert rows_needed(lengths, (6, 16)) == [1, 2]
     assert rows_needed(lengths[:1], (6, 16)) == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_tokens", "shapes"),
-    [(1, 256, [8]), (8, 256, [8]), (9, 256, [8, 8]), (9, 512, [16]), (17, 512, [16, 16])],
-)
-def test_batches_are_of_one_shape_and_even(count, batch_tokens, shapes):
-    sentences = as_sentences([[1] * 200] * count)
-    batches = list(even_batches(sentences, batch_tokens=batch_tokens, places=8))
-    assert [len(rows.tokens) for _, rows in batches] == shapes
-    assert sorted(i for planned, _ in batches for i in planned.ravel() if i >= 0) == [*range(count)]

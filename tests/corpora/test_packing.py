@@ -10,10 +10,11 @@ from ilo_jax.corpora.packing import (
     Rows,
     Sentences,
     as_sentences,
+    even_batches,
     fill,
     joined,
-    padding_share,
     plan,
+    row_length,
 )
 
 
@@ -21,6 +22,11 @@ def random_sentences(seed: int, *, count: int, longest: int) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, longest + 1, count)
     return [generator.integers(1, 1000, length).tolist() for length in lengths]
+
+
+def padding_share(rows: Rows) -> float:
+    """The share of all places that hold no token."""
+    return float(np.mean(rows.segments == 0))
 
 
 def pack(sentences: Sequence[Sequence[int]], *, row_length: int) -> tuple[Plan, Rows]:
@@ -245,3 +251,18 @@ def test_short_sentences_may_only_fill():
     planned = plan(lengths, row_length=10, opening=5)
     assert planned.tolist() == [[1, 5], [4, 0]]
     assert plan(lengths[:1], row_length=10, opening=5).tolist() == []
+
+
+def test_rows_are_as_long_as_the_longest_sentence_needs():
+    assert [row_length(n) for n in (1, 256, 257, 384, 385)] == [256, 256, 384, 384, 512]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_tokens", "shapes"),
+    [(1, 256, [8]), (8, 256, [8]), (9, 256, [8, 8]), (9, 512, [16]), (17, 512, [16, 16])],
+)
+def test_batches_are_of_one_shape_and_even(count, batch_tokens, shapes):
+    sentences = as_sentences([[1] * 200] * count)
+    batches = list(even_batches(sentences, batch_tokens=batch_tokens, places=8))
+    assert [len(rows.tokens) for _, rows in batches] == shapes
+    assert sorted(i for planned, _ in batches for i in planned.ravel() if i >= 0) == [*range(count)]

@@ -1,8 +1,11 @@
 """A tokenizer of bytes, with a merge and special tokens."""
 
+import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
+
+from ilo_jax.corpora.packing import Sentences
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 VOCAB = {byte: i for i, byte in enumerate(BYTES)} | {"<s>": 256, "</s>": 257, "ab": 258}
@@ -17,3 +20,10 @@ def tokenizer_of(*, template: str = "$A", **special: str) -> PreTrainedTokenizer
     tokens = [("<s>", BOS), ("</s>", EOS)]
     words.post_processor = TemplateProcessing(single=template, special_tokens=tokens)
     return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
+def split(sentences: Sentences) -> list[tuple[list[int], list[bool]]]:
+    """Tokens of each sentence, and which of them are given."""
+    ends = np.cumsum(sentences.lengths)[:-1]
+    parts = zip(np.split(sentences.tokens, ends), np.split(~sentences.target, ends), strict=True)
+    return [(tokens.tolist(), given.tolist()) for tokens, given in parts]

@@ -12,19 +12,13 @@ import torch
 from transformers import LlamaForCausalLM
 
 from ilo_jax.corpora.packing import as_sentences
+from ilo_jax.corpora.tokens import continuations, refuse_unfit, rolling
 from ilo_jax.evaluation import likelihood as module
-from ilo_jax.evaluation.likelihood import (
-    bits_per_byte,
-    compiled_likelihood,
-    continuations,
-    predicted_tokens,
-    refuse_unfit,
-    rolling,
-)
+from ilo_jax.evaluation.likelihood import bits_per_byte, compiled_likelihood, predicted_tokens
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf
 from ilo_jax.sharding import make_mesh
-from tests.evaluation.material import BOS, EOS, VOCAB, tokenizer_of
+from tests.evaluation.material import VOCAB, split, tokenizer_of
 from tests.pairs import run_two
 
 TEXTS = [
@@ -35,13 +29,6 @@ TEXTS = [
     " ab ab",
     "abcabab" * 9,
 ]
-
-
-def split(sentences) -> list[tuple[list[int], list[bool]]]:
-    """Tokens of each sentence, and which of them are given."""
-    ends = np.cumsum(sentences.lengths)[:-1]
-    parts = zip(np.split(sentences.tokens, ends), np.split(~sentences.target, ends), strict=True)
-    return [(tokens.tolist(), given.tolist()) for tokens, given in parts]
 
 
 def definition(model: LlamaForCausalLM, sentences) -> np.ndarray:
@@ -56,75 +43,11 @@ def definition(model: LlamaForCausalLM, sentences) -> np.ndarray:
     return np.array(found)
 
 
-# Tokens
-
-
-@pytest.mark.parametrize(
-    ("special", "prefix"),
-    [({"bos_token": "<s>", "eos_token": "</s>"}, BOS), ({"eos_token": "</s>"}, EOS)],
-)
-def test_a_text_begins_with_bos_or_else_eos(special, prefix):
-    texts = split(rolling(["ab", "c"], tokenizer_of(**special)))
-    assert texts == [([prefix, 258], [True, False]), ([prefix, VOCAB["c"]], [True, False])]
-
-
-@pytest.mark.parametrize("template", ["<s> $A", "<s> $A </s>"])
-def test_a_tokenizer_that_puts_its_own_bos_gets_no_other(template):
-    """And what it puts at the end is not text."""
-    tokenizer = tokenizer_of(template=template, bos_token="<s>", eos_token="</s>")
-    assert split(rolling(["abc"], tokenizer)) == [([BOS, 258, VOCAB["c"]], [True, False, False])]
-    expected = [([BOS, VOCAB["c"], 258], [True, True, False])]
-    assert split(continuations(["c"], ["ab"], tokenizer)) == expected
-
-
-def test_all_special_tokens_at_the_start_are_given():
-    tokenizer = tokenizer_of(template="</s> <s> $A", bos_token="<s>")
-    assert split(rolling(["ab"], tokenizer)) == [([EOS, BOS, 258], [True, True, False])]
-
-
-def test_white_space_at_the_end_of_a_context_goes_to_the_option(tokenizer):
-    there, here = (continuations([c], [o], tokenizer) for c, o in [("cd \n", "e"), ("cd", " \ne")])
-    assert split(there) == split(here)
-    assert split(here)[0][1] == [True, True, False, False, False]
-
-
-@pytest.mark.parametrize("context", ["", " "])
-def test_without_a_context_a_prefix_is_given(tokenizer, context):
-    tokens, given = split(continuations([context], ["cd"], tokenizer))[0]
-    expected = [BOS, *tokenizer(context + "cd")["input_ids"]]
-    assert tokens == expected
-    assert given == [True] + [False] * (len(expected) - 1)
-
-
-def test_a_context_keeps_its_own_tokens(tokenizer):
-    """Together "ca" and "bd" are c, ab, d; alone the context is c, a, after which comes d."""
-    c, a, d = (VOCAB[letter] for letter in "cad")
-    assert split(continuations(["ca"], ["bd"], tokenizer)) == [([c, a, d], [True, True, False])]
-
-
-def test_what_has_no_token_of_its_own_is_refused(tokenizer):
-    message = "a text must have a token beside those given; got:\n  2: 'cab'\n  3: '\u200b'"
-    message = message.encode("unicode_escape").decode().replace("\\n", "\n")
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        continuations(["c", "ca", ""], ["d", "b", "\u200b"], tokenizer)
-    with pytest.raises(ValueError, match=r"and 2 more$"):
-        rolling([""] * 12, tokenizer)
-
-
-def test_a_tokenizer_with_nothing_to_begin_with_is_refused():
-    message = "the tokenizer must have a BOS or an EOS token to begin a text with, got none"
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        rolling(["ab"], tokenizer_of())
-
-
 def test_how_many_tokens_are_predicted(tokenizer):
     assert predicted_tokens(rolling(["abc", "c"], tokenizer)).tolist() == [2, 1]
     assert predicted_tokens(continuations(["cc"], ["dab"], tokenizer)).tolist() == [2]
     plain = as_sentences([[1, 2, 3], [4]], target=[[1, 1, 0], [1]])
     assert predicted_tokens(plain).tolist() == [1, 0]
-
-
-# Likelihoods
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +201,7 @@ def test_sentences_that_do_not_fit_are_named(ours, likelihood):
     with pytest.raises(ValueError, match=f"^{re.escape(numbered)}$"):
         likelihood(ours, sentences)
     with pytest.raises(ValueError, match=r"got:\n  deu 9: 97 tokens$"):
-        refuse_unfit(as_sentences([[1] * 97]), ours.config, name=lambda index: f"deu {index + 9}")
+        refuse_unfit(as_sentences([[1] * 97]), limit=96, vocab=259, name=lambda i: f"deu {i + 9}")
 
 
 def test_a_tokenizer_of_another_model_is_refused(ours, likelihood):

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ilo_jax.corpora.examples import Example
 from ilo_jax.corpora.packing import Sentences
+from ilo_jax.corpora.tokens import tokenized
 from ilo_jax.refusals import SHOWN
-from ilo_jax.training.examples import tokenized
 
 BOS, EOS, FIRST = 0, 1, 2
 WORDS = [f"w{i}" for i in range(60)]
