@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--family-table",
         action="store_true",
-        help="rewrite the README's table of families by what its parity tests measure",
+        help="rewrite the table of families of docs/models.md by what its parity tests measure",
     )
 
 

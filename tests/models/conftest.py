@@ -37,7 +37,8 @@ ROWS = ((2, 4), (0,), (1, 3, 5))
 
 CHECKS = ("padded", "packed")
 TABLE = ("<!-- family table -->", "<!-- end of family table -->")
-"""The lines of README.md between which `--family-table` writes."""
+PAGE = "docs/models.md"
+"""The page that has the table of families, and the lines between which `--family-table` writes."""
 
 
 class Tiny(NamedTuple):
@@ -301,16 +302,16 @@ def assert_bfloat16_as_torch(tiny, forward, by_torch, padded) -> Callable[[str],
     return check
 
 
-# The table of families in the README: `pytest tests/models/hub/test_families.py --family-table`
+# The table of families: `pytest tests/models/hub/test_families.py --family-table`
 
 
-def _readme(config: pytest.Config) -> tuple[str, str]:
-    """Return README.md up to the table, and from its end."""
-    text = (config.rootpath / "README.md").read_text()
+def _page(config: pytest.Config) -> tuple[str, str]:
+    """Return the page up to the table, and from its end."""
+    text = (config.rootpath / PAGE).read_text()
     before, start, rest = text.partition(TABLE[0] + "\n")
     _, end, after = rest.partition(TABLE[1] + "\n")
     if not start or not end:
-        raise pytest.UsageError(f"README.md must have the lines {TABLE[0]} and {TABLE[1]}")
+        raise pytest.UsageError(f"{PAGE} must have the lines {TABLE[0]} and {TABLE[1]}")
     return before + start, end + after
 
 
@@ -326,7 +327,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse to write the table of some families only."""
     if not session.config.getoption("family_table"):
         return
-    _readme(session.config)
+    _page(session.config)
     specs = [getattr(item, "callspec", None) for item in session.items]
     calls = [spec.params for spec in specs if spec is not None]
     if absent := _absent((call.get("variant"), call.get("check")) for call in calls):
@@ -342,8 +343,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if _absent(measured):
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
     else:
-        before, after = _readme(session.config)
-        (session.config.rootpath / "README.md").write_text(before + _table(measured) + after)
+        before, after = _page(session.config)
+        (session.config.rootpath / PAGE).write_text(before + _table(measured) + after)
 
 
 def pytest_terminal_summary(
@@ -352,7 +353,7 @@ def pytest_terminal_summary(
     """Say why the table was not written."""
     absent = _absent(config.stash.get(MEASURED, {}))
     if config.getoption("family_table") and MEASURED in config.stash and absent:
-        terminalreporter.write_line(f"README.md is as it was; not passed: {absent}", red=True)
+        terminalreporter.write_line(f"{PAGE} is as it was; not passed: {absent}", red=True)
 
 
 def _table(measured: dict[tuple[str, str], Measured]) -> str:
