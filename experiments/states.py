@@ -4,7 +4,6 @@ import dataclasses
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +18,11 @@ from tqdm import tqdm
 
 from experiments.hardware import peak_flops
 from experiments.launch import Run, say
+from experiments.settings import Aligned, Extraction, Model
 from ilo_jax import sharding
 from ilo_jax.activations.extraction import Report, extract
 from ilo_jax.activations.gathering import layouts
-from ilo_jax.activations.store import DTYPES, Key, Store, open_store
+from ilo_jax.activations.store import Key, Store, open_store
 from ilo_jax.activations.taps import Tap, read
 from ilo_jax.activations.usable import naming, usable_states
 from ilo_jax.corpora import dataset, parallel
@@ -34,40 +34,6 @@ from ilo_jax.models.hub import hf, repository
 from ilo_jax.models.sample import e5_small
 from ilo_jax.processes import alone, gathered, largest, quiet, share, together
 from ilo_jax.recipes import FORWARD, digest_of, key_of
-
-
-@dataclasses.dataclass(kw_only=True)
-class Source:
-    """Which model, which sentences, and how they are computed."""
-
-    model: str = "sample"
-    """A Hugging Face folder, a hub id (owner/name), or "sample": multilingual-e5-small."""
-    corpus: str = "sample"
-    """A folder, table or prepared dataset of aligned sentences, or "sample": the shipped one."""
-    split: str = ""
-    """FLORES-200 split, "dev" or "devtest"; may be empty where there is just one."""
-    languages: str = ""
-    """Codes, separated by commas, or "paper": its 31; empty: every language of the corpus."""
-    sentences: int = 0
-    """How many of each language, from the first on; 0: all."""
-    prefix: str = ""
-    """Put before every sentence, such as "query: " for the e5 models."""
-    dtype: str = "float32"
-    """Of the computation: float32 or bfloat16."""
-    param_dtype: str = ""
-    """Of the weights on the devices; empty: as `dtype`."""
-    stored_dtype: str = "float32"
-    """Of the states on disk: float32 or bfloat16."""
-    batch_tokens: int = 4096
-    """Positions computed at a time on each device, or on each group of `model_parallel`; states
-    change within rounding only."""
-    model_parallel: int = 1
-    """How many devices share each copy of the model."""
-    fsdp: bool = False
-    """Whether the copies are split over all devices, too, and put together when needed."""
-    states: str = ""
-    """Where states are stored: a folder or a URL such as gs://bucket/folder; empty: WORKDIR/states.
-    """
 
 
 class Stored(NamedTuple):
@@ -97,24 +63,7 @@ class Stored(NamedTuple):
             yield from tqdm(layers, desc=doing, total=len(tap.layers), disable=quiet())
 
 
-def problems(source: Source) -> list[str]:
-    """Return what is wrong with values that no run could use."""
-    least = {"sentences": 0, "batch_tokens": 1, "model_parallel": 1}
-    found = [
-        f"{name} must be at least {low}, got {getattr(source, name)}"
-        for name, low in least.items()
-        if getattr(source, name) < low
-    ]
-    allowed = {"dtype": DTYPES, "param_dtype": ("", *DTYPES), "stored_dtype": DTYPES}
-    found += [
-        f"{name} must be {' or '.join(filter(None, names))}, got {getattr(source, name)!r}"
-        for name, names in allowed.items()
-        if getattr(source, name) not in names
-    ]
-    return found
-
-
-def read_corpus(source: Source) -> Parallel:
+def read_corpus(source: Aligned) -> Parallel:
     """Return the aligned sentences that the configuration asks for."""
     codes = ",".join(language.code for language in PAPER)
     asked = codes if source.languages == "paper" else source.languages
@@ -125,7 +74,7 @@ def read_corpus(source: Source) -> Parallel:
     return reader(path, languages=languages, sentences=sentences, split=source.split)
 
 
-def find_model(source: Source) -> tuple[Path, str]:
+def find_model(source: Model) -> tuple[Path, str]:
     """Return the folder of the model, fetched if it is an id of the hub, and its name."""
     if source.model == "sample":
         folder = e5_small.folder()
@@ -135,7 +84,7 @@ def find_model(source: Source) -> tuple[Path, str]:
 
 
 def states_key(
-    source: Source, corpus: Parallel, folder: Path, taps: Sequence[Tap], tokens: str
+    source: Extraction, corpus: Parallel, folder: Path, taps: Sequence[Tap], tokens: str
 ) -> Key:
     """Return all that determines the states, and which language is which.
 
@@ -174,7 +123,7 @@ def tokens_digest(text: Mapping[int, Sentences], languages: int) -> str:
     return digest_of([gathered(digests).max(axis=0)])
 
 
-def stored_states(source: Source, corpus: Parallel, run: Run, *, taps: str) -> Stored:
+def stored_states(source: Extraction, corpus: Parallel, run: Run, *, taps: str) -> Stored:
     """Return the states of a corpus, computed now where they are missing or damaged.
 
     Raises:
@@ -194,25 +143,45 @@ def stored_states(source: Source, corpus: Parallel, run: Run, *, taps: str) -> S
     tokens = tokens_digest(text, len(corpus.languages))
     key = states_key(source, corpus, folder, job.taps, tokens)
     store = _open(job, corpus, key, run)
-    damaged = together(lambda: store.damaged(own if part.first else ()), what="checking states")
-    if not any(largest([len(damaged), len(store.missing())])):
+    damaged = _damaged(store, own if part.first else ())
+    report = _complete(store, corpus, job, run, damaged) if _lacks(store, damaged) else None
+    if report is None:
         say(f"using the states stored in {store.url}")
-        return Stored(store, key, corpus, name, job.taps)
+    else:
+        say(summary(report) + f"; they are in {store.url}")
+    return Stored(store, key, corpus, name, job.taps)
+
+
+def _damaged(store: Store, languages: Sequence[int]) -> dict[int, str]:
+    return together(lambda: store.damaged(languages), what="checking states")
+
+
+def _lacks(store: Store, damaged: Mapping[int, str]) -> bool:
+    """Return whether something is missing or, on any process, damaged."""
+    return any(largest([len(damaged), len(store.missing())]))
+
+
+def _complete(
+    store: Store, corpus: Parallel, job: "_Job", run: Run, damaged: Mapping[int, str]
+) -> Report | None:
+    """Compute what is missing or damaged; None if another run did, while this one waited for it."""
     with alone(store.url):
+        damaged = _damaged(store, [*damaged])
+        if not _lacks(store, damaged):
+            return None
         for language, problem in damaged.items():
             print(f"computing {corpus.languages[language]} again: {problem}", flush=True)
         together(lambda: store.forget(damaged), what="marking damaged states")
         report = _fill(store, corpus, job, run)
         if jax.process_index() == 0:
-            store.add_session(report._asdict() | surroundings() | dataclasses.asdict(source))
-    say(summary(report) + f"; they are in {store.url}")
-    return Stored(store, key, corpus, name, job.taps)
+            store.add_session(report._asdict() | surroundings() | dataclasses.asdict(job.source))
+    return report
 
 
 class _Job(NamedTuple):
     """What a process has to do."""
 
-    source: Source
+    source: Extraction
     name: str
     folder: Path
     mesh: Mesh
@@ -222,7 +191,7 @@ class _Job(NamedTuple):
 
 
 def _text(
-    source: Source, corpus: Parallel, folder: Path, own: Sequence[int]
+    source: Extraction, corpus: Parallel, folder: Path, own: Sequence[int]
 ) -> dict[int, Sentences]:
     if not own:
         return {}
@@ -253,8 +222,7 @@ def _fill(store: Store, corpus: Parallel, job: _Job, run: Run) -> Report:
     dtype = jnp.dtype(source.param_dtype or source.dtype)
     model = hf.load(job.folder, mesh=job.mesh, fsdp=source.fsdp, dtype=dtype)
     say(f"the model was read in {time.perf_counter() - begun:.1f} s")
-    trace = jax.profiler.trace(run.workdir / "trace") if run.profile else nullcontext()
-    with trace, naming(job.name, corpus.languages):
+    with run.traced(), naming(job.name, corpus.languages):
         return extract(
             model,
             job.text,

@@ -103,8 +103,8 @@ def amended(folder: ts.KvStore, file: str, change: Callable[[Any], Any]) -> Any:
             if wanted is there:
                 return there
             # Written only if the file still is as it was read; else the generation is empty.
-            write = folder.write(file, json.dumps(wanted), if_equal=found.stamp.generation)
-            if write.result().generation:
+            text, before = json.dumps(wanted, allow_nan=False), found.stamp.generation
+            if folder.write(file, text, if_equal=before).result().generation:
                 return wanted
     except DamagedError:
         raise

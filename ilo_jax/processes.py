@@ -13,13 +13,16 @@ from ilo_jax.files import locked
 
 T = TypeVar("T")
 
+PATIENCE = 100
+"""Seconds after which a silent process counts as gone."""
+
 
 def join(
     coordinator: str | None = None,
     *,
     processes: int | None = None,
     process: int | None = None,
-    patience: int = 100,
+    patience: int = PATIENCE,
 ) -> None:
     """Make this process one of several that compute together; before any other use of JAX.
 

@@ -15,7 +15,6 @@ times_paper is how many times as fast as the paper's way, and of_products the sh
 time that the bare products take. With several devices, only the first is used.
 """
 
-import logging
 import os
 import subprocess
 import sys
@@ -27,16 +26,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import launch, tables
 from experiments.bench import timing
 from experiments.bench.rivals import extractors, torch_extractors
 from experiments.bench.rivals.extractors import Found, Search
 from experiments.bench.rivals.work import RANDOM, Work, prepare
 from experiments.bench.timing import Timed
-from experiments.columns import columns
-from experiments.records import append_rows
-from experiments.states import Source
+from experiments.settings import Source
 from ilo_jax.models.flops import forward_flops
 
 FLAGS = flags.FLAGS
@@ -106,7 +104,9 @@ def memory(name: str, batch: str) -> float:
     command = [sys.executable, "-m", "experiments.bench.extract", *given]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"extracting by {name} in a process of its own failed: {done.stderr[-500:]}")
+        raise ChildProcessError(
+            f"extracting by {name} in a process of its own failed: {done.stderr[-500:]}"
+        )
     return round(int(done.stdout.splitlines()[-1]) / 2**20, 1)
 
 
@@ -160,7 +160,10 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     rows = list(rows)
     shown = [name for name in SHOWN if any(row[name] is not None for row in rows)]
     cells = ([row[name] for name in shown] for row in rows)
-    return columns([shown, *(["" if cell is None else str(cell) for cell in row] for row in cells)])
+    return tables.columns([
+        shown,
+        *(["" if cell is None else str(cell) for cell in row] for row in cells),
+    ])
 
 
 def problems() -> list[str]:
@@ -197,27 +200,19 @@ def run(scratch: Path) -> None:
     rows = list(compare(work, FLAGS.searchers))
     print(table(rows))
     file = Path(FLAGS.workdir) / "times.csv"
-    append_rows(file, COLUMNS, rows)
+    tables.extend(file, COLUMNS, rows)
     print(f"added to {file}")
 
 
-def main(argv: list[str]) -> None:
-    """Compare as the flags say; bad input ends it with one clear line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+def main() -> None:
+    """Compare as the flags say."""
     # Of a GPU that both use, JAX would keep three quarters.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     if found := problems():
-        raise app.UsageError("; ".join(found))
-    for chatty in ("jax", "transformers"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+        raise ValueError("; ".join(found))
     Path(FLAGS.workdir).mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=FLAGS.workdir) as scratch:
-            run(Path(scratch))
-    except (ImportError, MemoryError, OSError, ValueError) as error:
-        logging.debug("where it happened", exc_info=True)
-        sys.exit(f"error: {error}")
+    with tempfile.TemporaryDirectory(dir=FLAGS.workdir) as scratch:
+        run(Path(scratch))
 
 
 if __name__ == "__main__":
@@ -235,4 +230,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool("memory", False, "Whether to watch memory, in more processes.")
     flags.DEFINE_string("only", None, "Extract once this way, and say what it takes.")
     flags.DEFINE_string("workdir", "runs/bench_extract", "Folder of the results.")
-    app.run(main)
+    launch.start(main)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from experiments import launch, tables
 from experiments.bench import timing
-from experiments.columns import columns
-from experiments.records import append_rows
+from ilo_jax.activations.store import DTYPES
 from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import hf, repository
@@ -35,17 +35,21 @@ from ilo_jax.training.language import Batch, next_token
 from ilo_jax.training.order import Order, Text, packed, place_rows
 from ilo_jax.training.step import Measures, begin, make_step
 
-MODEL = flags.DEFINE_string("model", None, "A folder or hub id.", required=True)
-BLOCKS = flags.DEFINE_list("blocks", ["8", "24"], "How many first blocks are frozen.")
-ROWS = flags.DEFINE_integer("rows", 1, "Of a step.", lower_bound=1)
-ROW_LENGTH = flags.DEFINE_integer("row_length", 512, "Tokens of a row.", lower_bound=2)
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Of timing; medians are shown.", lower_bound=1)
-WORKDIR = flags.DEFINE_string("workdir", "runs/bench_freezing", "Where times.csv is.")
+FLAGS = flags.FLAGS
 
 SHOWN = "variant seconds cpu_seconds gflop floor ratio beyond kept_mib keeping_seconds".split()
 EPOCH = 4
 """Steps: the text has that many batches."""
+
+
+class Size(NamedTuple):
+    """Of a step."""
+
+    rows: int
+    row_length: int
+    """Tokens of a row."""
+    dtype: str
+    """Of the computation."""
 
 
 class Variant(NamedTuple):
@@ -60,33 +64,34 @@ class Variant(NamedTuple):
     """To compute them once."""
 
 
-def random_text(vocab: int) -> tuple[Text, Order]:
+def random_text(vocab: int, size: Size) -> tuple[Text, Order]:
     """Return rows full of random tokens, and their order."""
     rng = np.random.default_rng(0)
-    rows = rng.integers(0, vocab, (EPOCH * ROWS.value, ROW_LENGTH.value))
-    text = packed(as_sentences(rows), row_length=ROW_LENGTH.value)
-    return text, Order(len(rows), 1, ROWS.value, 0)
+    rows = rng.integers(0, vocab, (EPOCH * size.rows, size.row_length))
+    text = packed(as_sentences(rows), row_length=size.row_length)
+    return text, Order(len(rows), 1, size.rows, 0)
 
 
-def variant(model: Transformer, *, blocks: int | None, cached: bool) -> Variant:
+def variant(model: Transformer, size: Size, *, blocks: int | None, cached: bool) -> Variant:
     """Return a kind of step.
 
     Args:
         model: left as it is.
+        size: of a step.
         blocks: how many are frozen, and the embedding, final norm and head; None: nothing is.
         cached: whether their states are kept.
     """
-    config, mesh, dtype = model.config, make_mesh(data=1), jnp.dtype(DTYPE.value)
+    config, mesh, dtype = model.config, make_mesh(data=1), jnp.dtype(size.dtype)
     weights = parameters.weights(model)
     rules = freezing.everything_trains()
     if blocks is not None:
         rules = freezing.selective(config, blocks=blocks)
     frozen = freezing.frozen_mask(weights, rules)
-    text, order = random_text(config.vocab)
+    text, order = random_text(config.vocab, size)
     begun, known = time.perf_counter(), None
     if cached:
         known = compute_kept_states(
-            config, weights, text, order, mesh, blocks=blocks or 0, dtype=DTYPE.value, file=None
+            config, weights, text, order, mesh, blocks=blocks or 0, dtype=size.dtype, file=None
         )
     seconds = time.perf_counter() - begun
     trainable, kept = freezing.split(weights, frozen)
@@ -108,33 +113,31 @@ def variant(model: Transformer, *, blocks: int | None, cached: bool) -> Variant:
         config,
         {path: array.shape for path, array in weights.items()},
         frozen,
-        rows=ROWS.value,
-        row_length=ROW_LENGTH.value,
+        rows=size.rows,
+        row_length=size.row_length,
         cached=cached,
     )
-    size = known.states.nbytes / 2**20 if known else 0.0
-    return Variant(take, cost.total, size, seconds if cached else 0.0)
+    mib = known.states.nbytes / 2**20 if known else 0.0
+    return Variant(take, cost.total, mib, seconds if cached else 0.0)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Time all variants and show them."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    folder = repository.resolve(MODEL.value)
+    size = Size(FLAGS.rows, FLAGS.row_length, FLAGS.dtype)
+    folder = repository.resolve(FLAGS.model)
     model = hf.load(folder, mesh=make_mesh(data=1))
-    variants = {"full": variant(model, blocks=None, cached=False)}
-    for blocks in map(int, BLOCKS.value):
-        variants[f"{blocks} frozen"] = variant(model, blocks=blocks, cached=False)
-        variants[f"{blocks} frozen, kept"] = variant(model, blocks=blocks, cached=True)
+    variants = {"full": variant(model, size, blocks=None, cached=False)}
+    for blocks in map(int, FLAGS.blocks):
+        variants[f"{blocks} frozen"] = variant(model, size, blocks=blocks, cached=False)
+        variants[f"{blocks} frozen, kept"] = variant(model, size, blocks=blocks, cached=True)
     steps = {name: each.step for name, each in variants.items()}
-    timed = timing.alternating(steps, rounds=ROUNDS.value)
+    timed = timing.alternating(steps, rounds=FLAGS.rounds)
     rows = [row(name, variants, timed) for name in variants]
-    print(columns([SHOWN, *([str(r[name]) for name in SHOWN] for r in rows)]))
-    same = {"model": folder.name, "rows": ROWS.value, "row_length": ROW_LENGTH.value}
-    same |= {"dtype": DTYPE.value, "device": jax.devices()[0].device_kind}
-    file = Path(WORKDIR.value) / "times.csv"
+    print(tables.columns([SHOWN, *([str(r[name]) for name in SHOWN] for r in rows)]))
+    same = {"model": folder.name} | size._asdict() | {"device": jax.devices()[0].device_kind}
+    file = Path(FLAGS.workdir) / "times.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
-    append_rows(file, [*same, *SHOWN], [same | r for r in rows])
+    tables.extend(file, [*same, *SHOWN], [same | r for r in rows])
     print(f"added to {file}")
 
 
@@ -157,4 +160,11 @@ def row(name: str, variants: dict[str, Variant], timed: dict[str, timing.Timed])
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("model", None, "A folder or hub id.", required=True)
+    flags.DEFINE_list("blocks", ["8", "24"], "How many first blocks are frozen.")
+    flags.DEFINE_integer("rows", 1, "Of a step.", lower_bound=1)
+    flags.DEFINE_integer("row_length", 512, "Tokens of a row.", lower_bound=2)
+    flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the computation.")
+    flags.DEFINE_integer("rounds", 5, "Of timing; medians are shown.", lower_bound=1)
+    flags.DEFINE_string("workdir", "runs/bench_freezing", "Where times.csv is.")
+    launch.start(main)

@@ -12,23 +12,25 @@ be the same in all of them, or the run fails; of all, some points are compared w
 float64. Appends to times.csv in --workdir, draws times.png there and prints a table.
 """
 
-import csv
-import logging
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import matplotlib
 import numpy as np
-import tensorstore
-from absl import app, flags
+from absl import flags
 
+from experiments import launch, pictures, tables
 from experiments.bench import timing
 from experiments.bench.rivals.searchers import FLOORS, SEARCHERS, Found, absent
-from experiments.columns import columns
+from ilo_jax.activations.store import reopen_store
+from ilo_jax.metrics import IloSettings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FLAGS = flags.FLAGS
 
@@ -57,18 +59,13 @@ def synthetic(lang: int, sent: int, dim: int, *, seed: int = 0) -> np.ndarray:
     return states
 
 
-def stored(folder: Path, layer: int) -> np.ndarray:
-    """Return one hidden state "lang sent dim" of a folder that `experiments.ilo` filled."""
-    where = f"file://{(folder / 'states').resolve()}/"
-    return tensorstore.open({"driver": "zarr3", "kvstore": where}).result()[layer].read().result()
-
-
 def inputs() -> Iterator[tuple[str, list[str], np.ndarray]]:
     """Yield what to search: its name, the flags that make it, and the states."""
     if FLAGS.states:
+        store = reopen_store(FLAGS.states, [FLAGS.array])
         for layer in FLAGS.layers:
-            given = [f"--states={FLAGS.states}", f"--layers={layer}"]
-            yield f"state {layer}", given, stored(Path(FLAGS.states), int(layer))
+            given = [f"--states={FLAGS.states}", f"--array={FLAGS.array}", f"--layers={layer}"]
+            yield f"state {layer}", given, store.read(FLAGS.array, int(layer))
         return
     for sent in map(int, FLAGS.sent):
         for dim in map(int, FLAGS.dims):
@@ -112,7 +109,9 @@ def memory(name: str, given: list[str]) -> float:
     command += [*given, f"--searchers={name}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"searching by {name} in a process of its own failed: {done.stderr[-500:]}")
+        raise ChildProcessError(
+            f"searching by {name} in a process of its own failed: {done.stderr[-500:]}"
+        )
     return round(int(done.stdout.splitlines()[-1]) / 2**20, 1)
 
 
@@ -143,7 +142,7 @@ def compare(label: str, given: list[str], states: np.ndarray) -> Iterator[dict[s
             "memory_mib": memory(name, given) if FLAGS.memory and name in found else "",
             "uncertain": "" if each.certain is None else int((~np.asarray(each.certain)).sum()),
             "redone": "" if each.redone is None else int(np.asarray(each.redone).sum()),
-            "recall": "" if each.index is None else recall(np.asarray(each.index)[rows], true),
+            "recall": "" if each.index is None else str(recall(np.asarray(each.index)[rows], true)),
             "device": jax.devices()[0].device_kind,
             "jax": jax.__version__,
         }
@@ -152,42 +151,20 @@ def compare(label: str, given: list[str], states: np.ndarray) -> Iterator[dict[s
 def table(rows: Iterable[dict[str, Any]]) -> str:
     """Return rows as text in columns."""
     shown = COLUMNS[:-2]
-    return columns([shown, *([str(row[name]) for name in shown] for row in rows)])
+    return tables.columns([shown, *([str(row[name]) for name in shown] for row in rows)])
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Return what is in a table, nothing if it is not there."""
-    if not file.is_file():
-        return []
-    with file.open(newline="") as text:
-        return list(csv.DictReader(text))
-
-
-def write_rows(file: Path, rows: Iterable[dict[Any, Any]]) -> None:
-    """Write a table whole or not at all."""
-    beside = file.with_suffix(".part")
-    with beside.open("w", newline="") as text:
-        writer = csv.DictWriter(text, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    beside.replace(file)
-
-
-def picture(file: Path, rows: list[dict[str, Any]]) -> None:
+def picture(rows: Sequence[tables.Row]) -> "Figure":
     """Draw seconds against points, at one dimension, and against dimensions, at one size."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    panels = (("points", "dim"), ("dim", "points"))
-    for ax, (along, fixed) in zip(axes, panels, strict=True):
+    figure = pictures.figure(11, 4.5)
+    axes = figure.subplots(1, 2)
+    for ax, (along, fixed) in zip(axes, (("points", "dim"), ("dim", "points")), strict=True):
         draw(ax, rows, along=along, fixed=fixed)
-    axes[0].legend(fontsize="small")
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
+    axes[0].legend(fontsize=pictures.SMALL, frameon=False)
+    return figure
 
 
-def draw(ax: Any, rows: list[dict[str, Any]], *, along: str, fixed: str) -> None:
+def draw(ax: "Axes", rows: Sequence[tables.Row], *, along: str, fixed: str) -> None:
     """Draw the times of those searches between which only one size differs."""
     sizes = [int(row[fixed]) for row in rows]
     # Where most sizes of the other kind were measured.
@@ -195,44 +172,47 @@ def draw(ax: Any, rows: list[dict[str, Any]], *, along: str, fixed: str) -> None
     for name in dict.fromkeys(row["searcher"] for row in rows):
         mine = [r for r in rows if r["searcher"] == name and int(r[fixed]) == at]
         places = sorted((int(r[along]), float(r["seconds"])) for r in mine)
-        style = "k--" if name in FLOORS else "o-"
-        ax.loglog(*zip(*places, strict=True), style, label=name) if places else None
-    ax.set_xlabel(along)
-    ax.set_ylabel("seconds")
-    ax.set_title(f"{fixed} = {at}")
+        floor = {"color": "black"} | pictures.CHANCE
+        style = floor if name in FLOORS else pictures.MEASURED
+        if places:
+            ax.loglog(*zip(*places, strict=True), **style, label=name)
+    ax.set(xlabel=along, ylabel="seconds")
+    pictures.label(ax, title=f"{fixed} = {at}", legend=False)
     ax.grid(which="both", alpha=0.2)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Compare, or do only what --only or --plot ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     if unknown := sorted({*FLAGS.searchers} - {*SEARCHERS}):
-        raise app.UsageError(f"--searchers must be of {', '.join(SEARCHERS)}; got {unknown}")
+        raise ValueError(f"--searchers must be of {', '.join(SEARCHERS)}; got {unknown}")
     if FLAGS.only:
         ((_, _, states),) = inputs()
         seconds, beyond = timing.peak_beyond(SEARCHERS[FLAGS.searchers[0]](states, FLAGS.k))
         print(f"{seconds.wall:.1f} s, compiled in between; bytes beyond the input:\n{beyond}")
         return
-    logging.getLogger("jax").setLevel(logging.WARNING)
     workdir = Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if FLAGS.plot:
-        picture(workdir / "times.png", [row for f in FLAGS.plot for row in read_rows(Path(f))])
+        rows = [row for file in FLAGS.plot for row in tables.read(Path(file))]
+        pictures.write(workdir / "times.png", picture(rows))
         return
     for name in absent(FLAGS.searchers):
         print(f"without {name}, which is not installed: pip install -e '.[bench]'")
         FLAGS.searchers.remove(name)
-    rows = read_rows(workdir / "times.csv")
+    run(workdir)
+
+
+def run(workdir: Path) -> None:
+    """Compare on all that is to be searched; leave table and picture in the run folder."""
+    file = workdir / "times.csv"
     for label, given, states in inputs():
         try:
-            new = list(compare(label, given, states))
+            rows = list(compare(label, given, states))
         except ValueError as error:
-            sys.exit(f"error: {label}, {states.shape}: {error}")
-        print(table(new), flush=True)
-        rows += new
-        write_rows(workdir / "times.csv", rows)
-    picture(workdir / "times.png", rows)
+            raise ValueError(f"{label}, {states.shape}: {error}") from error
+        print(table(rows), flush=True)
+        tables.extend(file, COLUMNS, rows)
+    pictures.write(workdir / "times.png", picture(tables.read(file)))
     print(f"wrote times.csv and times.png in {workdir}")
 
 
@@ -240,13 +220,14 @@ if __name__ == "__main__":
     flags.DEFINE_integer("lang", 31, "Languages.", lower_bound=2)
     flags.DEFINE_list("sent", ["997"], "Sentences of each, one or more numbers.")
     flags.DEFINE_list("dims", ["64", "384", "1024", "4096"], "Dimensions.")
-    flags.DEFINE_string("states", None, "Stored states to search instead.")
-    flags.DEFINE_list("layers", ["0"], "With --states: which of them.")
-    flags.DEFINE_integer("k", 5, "Neighbours.", lower_bound=1)
+    flags.DEFINE_string("states", None, "A store, WORKDIR/states/KEY, to search instead.")
+    flags.DEFINE_string("array", "residual_mean", "With --states: which array of the store.")
+    flags.DEFINE_list("layers", ["0"], "With --states: which of its layers.")
+    flags.DEFINE_integer("k", IloSettings.k, "Neighbours.", lower_bound=1)
     flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.", lower_bound=1)
     flags.DEFINE_list("searchers", list(SEARCHERS), "Who takes part.")
     flags.DEFINE_bool("memory", True, "Whether to watch memory, in more processes.")
     flags.DEFINE_bool("only", False, "Search once, and say what it takes.")
     flags.DEFINE_string("workdir", "runs/bench_ilo", "Folder of the results.")
     flags.DEFINE_list("plot", [], "Only draw these tables, into --workdir.")
-    app.run(main)
+    launch.start(main)

@@ -22,9 +22,10 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
-from absl import app, flags
+from absl import flags
 from safetensors.numpy import load_file, save_file
 
+from experiments import launch
 from experiments.bench.timing import alternating, anonymous
 from ilo_jax.models.hub import hf
 from ilo_jax.models.hub.families import family_of, read_config
@@ -95,14 +96,12 @@ def peak(name: str, folder: Path) -> int:
         most = max(most, anonymous(process.pid))
         time.sleep(0.001)
     if process.returncode:
-        sys.exit(f"loading {name} in a process of its own failed")
+        raise ChildProcessError(f"loading {name} in a process of its own failed")
     return most
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Compare, or load once where --only says so."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     if FLAGS.only:
         load_once(FLAGS.only, Path(FLAGS.folder or "."))
         return
@@ -131,4 +130,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 5, "Loads of each kind.", lower_bound=5)
     flags.DEFINE_enum("only", None, ["ours", "peer"], "Load --folder once, this way.")
     flags.DEFINE_string("folder", None, "With --only: the checkpoint.")
-    app.run(main)
+    launch.start(main)

@@ -8,16 +8,16 @@ must be 1 for ours, or the run fails. The bare maximum of each query stands besi
 no selection reads the scores in less.
 """
 
-import sys
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax import lax
 
+from experiments import launch
 from experiments.bench.timing import alternating
 from ilo_jax.metrics.neighbors.selection import best_keys
 
@@ -74,10 +74,8 @@ def found_of(best: np.ndarray, true: np.ndarray) -> float:
     return float(np.mean([np.isin(t, b).mean() for t, b in zip(true, best, strict=True)]))
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Time all ways and print a table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     queries, keys, count = FLAGS.queries, FLAGS.keys, FLAGS.count
     even = np.lcm.reduce([int(tile) for tile in FLAGS.tiles])
     keys = int(np.ceil(keys / even) * even)
@@ -95,7 +93,7 @@ def main(argv: list[str]) -> None:
         share = found_of(np.asarray(select(score)), true)
         print(f"{name:20} {each:8.3f} ns a score, {faster:6.2f} x as fast as top_k, {share:.4f}")
         if name.startswith("staged") and share < 1:
-            sys.exit(f"error: {name} missed some of the best")
+            raise ArithmeticError(f"{name} missed some of the best")
 
 
 if __name__ == "__main__":
@@ -104,4 +102,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("count", 12, "How many to find.", lower_bound=1)
     flags.DEFINE_list("tiles", ["8", "16", "32", "64"], "Scores that share a maximum.")
     flags.DEFINE_integer("rounds", 9, "Of which the medians are taken.", lower_bound=5)
-    app.run(main)
+    launch.start(main)

@@ -11,13 +11,12 @@ states are kept in the run folder and used again. On several hosts, start it on 
 --distributed.
 """
 
-import csv
 import dataclasses
 import hashlib
-import io
+import itertools
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,18 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from experiments.columns import columns
+from experiments import tables
 from experiments.launch import Run, say
-from experiments.states import (
-    Source,
-    find_model,
-    problems,
-    read_corpus,
-    stored_states,
-    surroundings,
-)
+from experiments.settings import Compared, Extraction, check, one_of
+from experiments.states import find_model, read_corpus, stored_states, surroundings
 from ilo_jax import sharding
-from ilo_jax.activations.taps import SENTENCE_POOLINGS
 from ilo_jax.corpora.choices import SHAPES, Question, read_questions
 from ilo_jax.corpora.languages import by_family
 from ilo_jax.corpora.parallel import Parallel
@@ -51,57 +43,36 @@ from ilo_jax.models.hub import hf, repository
 
 
 @dataclasses.dataclass(kw_only=True)
-class Config(Source):
-    """What is measured of a model, and on what."""
+class Config(Compared, Extraction):
+    """What is measured of a model, and on what; sentences are compared for retrieval."""
 
     likelihood: bool = True
     """Whether to measure bits per byte and loss on the corpus."""
     questions: str = ""
     """Files of multiple choice questions, separated by commas; empty: none."""
-    shape: str = "plain"
+    shape: str = one_of(tuple(SHAPES), default="plain")
     """Of the questions: plain, xnli, xcopa or belebele; see `ilo_jax.corpora.choices`."""
     question_language: str = ""
     """Of all questions, where their files do not say."""
     retrieval: bool = False
     """Whether to look for the translations of the corpus' sentences at every hidden state."""
-    pooling: str = "mean"
-    """Of a sentence, for retrieval: mean, content (without special tokens), last or max."""
-    distance: str = "cosine"
-    """For retrieval: cosine or euclidean."""
 
 
 class Results(NamedTuple):
     """What a run has measured; None for what it was not asked for."""
 
-    texts: TextScores | None
-    answers: AnswerScores | None
-    retrieved: Float[np.ndarray, "state lang lang"] | None
+    texts: TextScores | None = None
+    answers: AnswerScores | None = None
+    retrieved: Float[np.ndarray, "state lang lang"] | None = None
     """As `metrics.retrieval` says."""
 
 
-def check(config: Config) -> None:
-    """Refuse values that no run could use.
-
-    Raises:
-        ValueError: naming each of them.
-    """
-    found = problems(config)
-    allowed = {
-        "pooling": SENTENCE_POOLINGS,
-        "distance": ("cosine", "euclidean"),
-        "shape": tuple(SHAPES),
-    }
-    found += [
-        f"{name} must be one of {', '.join(names)}, got {getattr(config, name)!r}"
-        for name, names in allowed.items()
-        if getattr(config, name) not in names
-    ]
+def conflicts(config: Config) -> Iterator[str]:
+    """Yield what is wrong with settings taken together."""
     if not (config.likelihood or config.questions or config.retrieval):
-        found.append("one of likelihood, questions and retrieval must be asked for, got none")
+        yield "one of likelihood, questions and retrieval must be asked for, got none"
     if config.likelihood and config.prefix:
-        found.append(f"prefix must be empty where likelihood is asked for, got {config.prefix!r}")
-    if found:
-        raise ValueError("; ".join(found))
+        yield f"prefix must be empty where likelihood is asked for, got {config.prefix!r}"
 
 
 def question_files(config: Config) -> list[str]:
@@ -110,11 +81,11 @@ def question_files(config: Config) -> list[str]:
 
 
 def by_likelihood(
-    config: Config, corpus: Parallel, questions: Sequence[Question]
-) -> tuple[TextScores | None, AnswerScores | None]:
-    """Return the scores that the model's log-likelihoods give, as far as they are asked for."""
+    config: Config, corpus: Parallel, questions: Sequence[Question], run: Run
+) -> Iterator[tuple[str, TextScores | AnswerScores]]:
+    """Yield the scores that the model's log-likelihoods give, as far as they are asked for."""
     if not (config.likelihood or questions):
-        return None, None
+        return
     folder, _ = find_model(config)
     kind = repository.folder_config(folder)
     mesh = sharding.make_mesh(model=config.model_parallel)
@@ -124,25 +95,26 @@ def by_likelihood(
     texts = corpus_tokens(corpus, tokenizer, kind) if config.likelihood else None
     asked = question_tokens(questions, tokenizer, kind) if questions else None
     model = hf.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=held)
-    return (
-        None if texts is None else text_scores(likelihood(model, texts), texts, corpus),
-        None if asked is None else answer_scores(likelihood(model, asked), questions),
-    )
+    with run.traced():
+        if texts is not None:
+            yield "texts", text_scores(likelihood(model, texts), texts, corpus)
+        if asked is not None:
+            yield "answers", answer_scores(likelihood(model, asked), questions)
 
 
 def by_states(
     config: Config, corpus: Parallel, run: Run
-) -> Float[np.ndarray, "state lang lang"] | None:
-    """Return how often translations are found at every hidden state, if that is asked for."""
+) -> Iterator[tuple[str, Float[np.ndarray, "state lang lang"]]]:
+    """Yield how often translations are found at every hidden state, if that is asked for."""
     if not config.retrieval:
-        return None
+        return
     stored = stored_states(config, corpus, run, taps=f"residual:{config.pooling}")
     states = stored.hidden_states(doing="retrieval")
-    return translations_found(states, distance=config.distance)
+    yield "retrieved", translations_found(states, distance=config.distance)
 
 
 def measure(config: Config, run: Run) -> Results:
-    """Run the whole job and leave its files in the run folder.
+    """Run the whole job and leave its files in the run folder, each as soon as it is measured.
 
     Raises:
         ImportError: if the sample model's package is asked for and not installed.
@@ -151,21 +123,21 @@ def measure(config: Config, run: Run) -> Results:
         RuntimeError: if another process failed.
         ValueError: if the settings, the corpus, the questions or the model cannot be used.
     """
-    check(config)
+    check(config, *conflicts(config))
     corpus = read_corpus(config)
     given = {"shape": config.shape, "language": config.question_language}
     questions = [q for file in question_files(config) for q in read_questions(file, **given)]
     run.workdir.mkdir(parents=True, exist_ok=True)
-    begun = time.perf_counter()
-    texts, answers = by_likelihood(config, corpus, questions)
-    results = Results(texts, answers, by_states(config, corpus, run))
-    seconds = time.perf_counter() - begun
-    tables = tabled(results, corpus.languages)
-    if jax.process_index() == 0:
-        write(run.workdir, tables, config, corpus, seconds)
-    for table in tables.values():
+    results, left = Results(), Left(run.workdir, config, corpus)
+    measured = itertools.chain(
+        by_likelihood(config, corpus, questions, run), by_states(config, corpus, run)
+    )
+    for name, scores in measured:
+        results = results._replace(**{name: scores})
+        left.add(*tabled(name, scores, corpus.languages))
+    for table in left.tables.values():
         say(table.text + "\n")
-    say(f"measured in {seconds:.1f} s; wrote {', '.join(tables)} in {run.workdir}")
+    say(f"measured in {left.seconds:.1f} s; wrote {', '.join(left.tables)} in {run.workdir}")
     return results
 
 
@@ -174,89 +146,83 @@ class Table(NamedTuple):
 
     text: str
     header: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
+    rows: list[tables.Row]
 
 
-def tabled(results: Results, languages: Sequence[str]) -> dict[str, Table]:
-    """Return a table of everything that was measured, by the name of its file."""
-    tables = {}
-    if results.texts is not None:
-        tables["evaluation.csv"] = _of_texts(results.texts, languages)
-    if results.answers is not None:
-        tables["choices.csv"] = _of_answers(results.answers)
-    if results.retrieved is not None:
-        tables["retrieval.csv"] = _of_retrieval(results.retrieved, languages)
-    return tables
+class Left:
+    """What a run leaves: a file of each table, and one that says what they come from."""
+
+    def __init__(self, workdir: Path, config: Config, corpus: Parallel):
+        """Begin to count the time; nothing is written yet."""
+        folder, self.model = find_model(config)
+        self.workdir, self.begun, self.seconds = workdir, time.perf_counter(), 0.0
+        self.record = record(config, corpus, folder)
+        self.tables: dict[str, Table] = {}
+
+    def add(self, name: str, table: Table) -> None:
+        """Write a table, by the name of its file."""
+        self.tables[name], self.seconds = table, time.perf_counter() - self.begun
+        if jax.process_index():
+            return
+        rows = ({"model": self.model} | dict(row) for row in table.rows)
+        tables.write(self.workdir / name, ("model", *table.header), rows)
+        whole = self.record | {"evaluation": surroundings() | {"seconds": round(self.seconds, 3)}}
+        text = json.dumps(whole, indent=2, ensure_ascii=False)
+        write_text(self.workdir / "evaluation.json", text)
+
+
+def record(config: Config, corpus: Parallel, folder: Path) -> dict[str, Any]:
+    """Return all that determines the results."""
+    digests = {
+        file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in question_files(config)
+    }
+    return {
+        "config": dataclasses.asdict(config),
+        "model": repository.fingerprint(folder),
+        "corpus": corpus.hash,
+        "questions": digests,
+    }
+
+
+def tabled(name: str, scores: Any, languages: Sequence[str]) -> tuple[str, Table]:
+    """Return the name of a file and what is in it, of one of the `Results`."""
+    if name == "texts":
+        return "evaluation.csv", _of_texts(scores, languages)
+    if name == "answers":
+        return "choices.csv", _of_answers(scores)
+    return "retrieval.csv", _of_retrieval(scores, languages)
 
 
 def _of_texts(scores: TextScores, languages: Sequence[str]) -> Table:
     header = ("language", "bits_per_byte", "loss_per_token", "tokens")
-    rows = list(zip(languages, *scores, strict=True))
-    return Table(_by_language(header, rows), header, rows)
+    return _by_language(header, zip(languages, *scores, strict=True))
 
 
 def _of_answers(answers: AnswerScores) -> Table:
     header = ("language", *ChoiceScores._fields)
-    rows = list(zip(answers.languages, *answers.scores, strict=True))
-    return Table(_by_language(header, rows), header, rows)
+    return _by_language(header, zip(answers.languages, *answers.scores, strict=True))
 
 
-def _of_retrieval(
-    retrieved: Float[np.ndarray, "state lang lang"], languages: Sequence[str]
-) -> Table:
-    """One row per state and language; for people, the mean over all pairs at each state."""
-    header = ("state", "language", "finding", "found")
-    finding, found = np.nanmean(retrieved, axis=2), np.nanmean(retrieved, axis=1)
-    rows = [
-        (state, languages[lang], finding[state, lang], found[state, lang])
-        for state, lang in np.ndindex(finding.shape)
-    ]
-    means = [(str(state), f"{mean:.3f}") for state, mean in enumerate(finding.mean(axis=1))]
-    return Table(columns([("state", "retrieval"), *means]), header, rows)
-
-
-def _by_language(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    """Return rows as text, families together, with the mean of all columns but the last."""
-    found = {row[0]: row for row in rows}
-    lines = [found[code] for code in by_family(found)]
-    means = np.mean([line[1:-1] for line in lines], axis=0)
-    lines.append(("mean", *means, ""))
-    return columns([header, *(_cells(line) for line in lines)])
+def _by_language(header: tuple[str, ...], lines: Iterable[tuple[Any, ...]]) -> Table:
+    """Return lines as a table; for people, families together, and the mean of all but the last."""
+    found = {line[0]: line for line in lines}
+    shown = [found[code] for code in by_family(found)]
+    means = np.mean([line[1:-1] for line in shown], axis=0)
+    shown.append(("mean", *means, ""))
+    text = tables.columns([header, *(_cells(line) for line in shown)])
+    return Table(text, header, [dict(zip(header, line, strict=True)) for line in found.values()])
 
 
 def _cells(line: Iterable[Any]) -> list[str]:
     return [f"{value:.3f}" if isinstance(value, np.floating) else str(value) for value in line]
 
 
-def record(config: Config, corpus: Parallel, seconds: float) -> str:
-    """Return all that determines the results, and what they took, as JSON."""
-    folder, _ = find_model(config)
-    digests = {
-        file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in question_files(config)
-    }
-    whole = {
-        "config": dataclasses.asdict(config),
-        "model": repository.fingerprint(folder),
-        "corpus": corpus.hash,
-        "questions": digests,
-        "evaluation": surroundings() | {"seconds": round(seconds, 3)},
-    }
-    return json.dumps(whole, indent=2, ensure_ascii=False)
-
-
-def write(
-    workdir: Path, tables: dict[str, Table], config: Config, corpus: Parallel, seconds: float
-) -> None:
-    """Leave the files of a run in its folder."""
-    _, model = find_model(config)
-    for name, table in tables.items():
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["model", *table.header])
-        writer.writerows([model, *map(_exact, row)] for row in table.rows)
-        write_text(workdir / name, text.getvalue())
-    write_text(workdir / "evaluation.json", record(config, corpus, seconds))
-
-
-def _exact(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, np.floating) else str(value)
+def _of_retrieval(
+    retrieved: Float[np.ndarray, "state lang lang"], languages: Sequence[str]
+) -> Table:
+    """One row per state and language; for people, the mean over all pairs at each state."""
+    means = {"finding": np.nanmean(retrieved, axis=2), "found": np.nanmean(retrieved, axis=1)}
+    lines = [(str(state), f"{m:.3f}") for state, m in enumerate(means["finding"].mean(axis=1))]
+    header = ("state", "language", *means)
+    text = tables.columns([("state", "retrieval"), *lines])
+    return Table(text, header, list(tables.tidy(means, languages)))

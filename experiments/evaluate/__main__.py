@@ -3,4 +3,4 @@
 from experiments.evaluate import measure
 from experiments.launch import launch
 
-launch(measure, name="evaluate", config="configs/evaluate/sample.py")
+launch(measure, name="evaluate", config="configs/evaluate/sample.py", profile=True)

@@ -12,11 +12,12 @@ On several hosts, start it on each with --distributed.
 import dataclasses
 
 from experiments.launch import Run
-from experiments.states import Source, Stored, problems, read_corpus, stored_states
+from experiments.settings import Extraction, check
+from experiments.states import Stored, read_corpus, stored_states
 
 
 @dataclasses.dataclass(kw_only=True)
-class Config(Source):
+class Config(Extraction):
     """What is taken from a model, on what, and how."""
 
     taps: str = "residual:mean"
@@ -36,6 +37,5 @@ def extract(config: Config, run: Run) -> Stored:
         RuntimeError: if another process failed.
         ValueError: if the settings, the corpus or the model cannot be used.
     """
-    if found := problems(config):
-        raise ValueError("; ".join(found))
+    check(config)
     return stored_states(config, read_corpus(config), run, taps=config.taps)

@@ -3,4 +3,4 @@
 from experiments.extract import extract
 from experiments.launch import launch
 
-launch(extract, name="extract", config="configs/extract/sample.py")
+launch(extract, name="extract", config="configs/extract/sample.py", profile=True)

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import tables
+from experiments.finetune.board import Board
 from experiments.finetune.setting import (
     Config,
     Setting,
@@ -31,7 +33,6 @@ from experiments.finetune.setting import (
 )
 from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run, say
-from experiments.records import Board, Table
 from experiments.states import surroundings
 from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.files import key_digest, write_text
@@ -144,7 +145,7 @@ class _Training:
         # A run that begins anew is evaluated before its first step, whatever stands there.
         until = int(state.step) or -1
         board = Board(self.workdir / "tensorboard" if config.tensorboard else None)
-        table = Table(self.workdir / "log.csv", LOGGED, until=until)
+        table = tables.Table(self.workdir / "log.csv", LOGGED, until=until)
         watch = self.held_out and Watch(
             self.workdir, self.held_out, board, name=setting.name, until=until
         )

@@ -2,18 +2,19 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from experiments.states import Source, find_model, problems
+from experiments import settings
+from experiments.settings import Held, Overlap, Source, at_least, one_of
+from experiments.states import find_model
 from ilo_jax import sharding
 from ilo_jax.corpora.examples import read_examples
 from ilo_jax.corpora.tokens import refuse_unfit, tokenized
-from ilo_jax.metrics import IloSettings
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub import repository
@@ -26,7 +27,7 @@ from ilo_jax.training.order import Order, Text, own_slots, packed
 
 
 @dataclasses.dataclass(kw_only=True)
-class Config(Source):
+class Config(Overlap, Held, Source):
     """What a decoder learns, how, and what is watched meanwhile.
 
     `corpus`, `split`, `languages` and `sentences` are of the aligned text that is evaluated on.
@@ -40,41 +41,37 @@ class Config(Source):
     freeze: str = "none"
     """What does not train: none; paper:8, the embedding, the first 8 blocks, the final norm and the
     head; or patterns of weight paths, separated by commas."""
-    frozen_states: str = ""
+    frozen_states: str = one_of(("", "memory", "disk"), default="", words="empty, memory or disk")
     """Whether what the frozen first blocks make of the text is computed once and kept: empty (no),
     memory or disk."""
     frozen_folder: str = ""
     """Where on disk; empty: WORKDIR/frozen. Runs of one model and text may share it."""
-    steps: int = 200
+    steps: int = at_least(1, default=200)
     """How many in all."""
-    rows: int = 8
+    rows: int = at_least(1, default=8)
     """Of a step, over all devices."""
-    rows_at_once: int = 0
+    rows_at_once: int = at_least(0, default=0)
     """How many of them are computed at a time; the gradients of the rest are added up. 0: all."""
-    row_length: int = 512
+    row_length: int = at_least(2, default=512)
     """Tokens of a row, into which the text is packed."""
     learning_rate: float = 5e-5
     """At its highest."""
     warmup: int = 10
     """Steps in which the learning rate goes up; then it falls along a cosine."""
-    weight_decay: float = 0.01
+    weight_decay: float = at_least(0, default=0.01)
     """Of matrices."""
-    clip: float = 1.0
+    clip: float = at_least(0, default=1.0)
     """Norm that the gradients of a step are cut down to; 0: they are not."""
     remat: bool = False
     """Whether blocks are computed again on the way back, which takes less memory."""
-    seed: int = 0
+    seed: int = at_least(0, default=0)
     """Of the order of the rows."""
-    evaluate: int = 50
+    evaluate: int = at_least(0, default=50)
     """Steps between evaluations; 0: none."""
-    save: int = 50
+    save: int = at_least(0, default=50)
     """Steps between checkpoints; 0: only where the run ends or is told to stop."""
     tensorboard: bool = False
     """Whether to write WORKDIR/tensorboard, too."""
-    k: int = IloSettings.k
-    """Neighbours of a point, for ILO."""
-    min_languages: int = IloSettings.min_languages
-    """Other languages that a point must touch to bridge."""
 
 
 def check(config: Config) -> None:
@@ -83,31 +80,20 @@ def check(config: Config) -> None:
     Raises:
         ValueError: naming each of them.
     """
-    found = problems(config)
-    least = {"steps": 1, "rows": 1, "rows_at_once": 0, "row_length": 2, "seed": 0, "evaluate": 0}
-    least |= {"save": 0, "weight_decay": 0, "clip": 0, "k": 1, "min_languages": 1}
-    found += [
-        f"{name} must be at least {low}, got {getattr(config, name)}"
-        for name, low in least.items()
-        if getattr(config, name) < low
-    ]
-    found += optimizers.schedule_errors(
+    settings.check(config, *_conflicts(config))
+
+
+def _conflicts(config: Config) -> Iterator[str]:
+    """Yield what is wrong with settings taken together."""
+    yield from optimizers.schedule_errors(
         config.learning_rate, warmup=config.warmup, steps=max(1, config.steps)
     )
     if not config.text:
-        found.append("text must be a file or folder to learn from, got none")
-    if config.frozen_states not in ("", "memory", "disk"):
-        found.append(f"frozen_states must be empty, memory or disk, got {config.frozen_states!r}")
+        yield "text must be a file or folder to learn from, got none"
     if config.rows_at_once and config.rows % config.rows_at_once:
-        found.append(
-            f"rows_at_once must divide rows, {config.rows}, or be 0; got {config.rows_at_once}"
-        )
-    if config.prefix:
-        found.append(f"prefix must be empty in training, got {config.prefix!r}")
+        yield f"rows_at_once must divide rows, {config.rows}, or be 0; got {config.rows_at_once}"
     if config.param_dtype not in ("", "float32"):
-        found.append(f"param_dtype must be float32 in training, got {config.param_dtype!r}")
-    if found:
-        raise ValueError("; ".join(found))
+        yield f"param_dtype must be float32 in training, got {config.param_dtype!r}"
 
 
 class Setting(NamedTuple):
@@ -169,8 +155,8 @@ def _refuse_untrainable(model: ModelConfig) -> None:
         raise ValueError(f"model must be a decoder with a head to be fine-tuned, got {kind}")
 
 
-NOT_IN_KEY = """model corpus split languages sentences prefix batch_tokens states stored_dtype text
-    text_split evaluate save tensorboard k min_languages frozen_states frozen_folder""".split()
+NOT_IN_KEY = """model corpus split languages sentences batch_tokens text text_split evaluate save
+    tensorboard k min_languages frozen_states frozen_folder""".split()
 """Fields that change nothing of what is learnt, but for rounding, or are told by what they name."""
 
 

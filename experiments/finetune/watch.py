@@ -1,24 +1,22 @@
 """What a training does to the languages that it does not learn: measured while it goes on."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import report
+from experiments import tables
+from experiments.finetune.board import Board
 from experiments.launch import say
-from experiments.records import Board, Table
-from experiments.states import Source, read_corpus
+from experiments.settings import Source
+from experiments.states import read_corpus
 from ilo_jax.evaluation.held_out import Slice, compiled_slice, judge
-from ilo_jax.metrics import IloSettings, ReferencedScores
+from ilo_jax.metrics import IloSettings
 from ilo_jax.models.hub import repository
 from ilo_jax.models.transformer import Transformer
 
 TEXT = ("language", "bits_per_byte", "loss", "tokens")
-INTERLINGUA = ("state", "language", *report.COLUMNS)
 
 
 def read_slice(source: Source, folder: Path, mesh: Mesh, *, k: int, min_languages: int) -> Slice:
@@ -45,8 +43,8 @@ class Watch:
     def __init__(self, workdir: Path, held_out: Slice, board: Board, *, name: str, until: int):
         """Open bits.csv and ilo.csv in a run folder; rows of steps after `until` are dropped."""
         self.held_out, self.name, self.board = held_out, name, board
-        self.bits = Table(workdir / "bits.csv", TEXT, until=until)
-        self.ilo = Table(workdir / "ilo.csv", INTERLINGUA, until=until)
+        self.bits = tables.Table(workdir / "bits.csv", TEXT, until=until)
+        self.ilo = tables.Table(workdir / "ilo.csv", tables.INTERLINGUA, until=until)
 
     def __call__(self, step: int, model: Transformer) -> None:
         """Judge a model after some steps."""
@@ -54,7 +52,7 @@ class Watch:
         found = judge(model, self.held_out, name=self.name)
         rows = zip(languages, *(array.tolist() for array in found.texts), strict=True)
         self.bits.add(step, [dict(zip(TEXT, row, strict=True)) for row in rows])
-        self.ilo.add(step, interlingua(found.scores, languages))
+        self.ilo.add(step, tables.tidy(found.scores._asdict(), languages))
         bits, best = found.texts.bits_per_byte, np.nanmean(found.scores.ilo, axis=1)
         of_languages = zip(languages, bits.tolist(), strict=True)
         self.board.add(step, {f"bits_per_byte/{language}": bit for language, bit in of_languages})
@@ -63,12 +61,3 @@ class Watch:
             f"step {step}: {bits.mean():.3f} bits per byte (mean of {len(languages)} languages); "
             f"mean ILO highest at state {best.argmax()}, {best.max():.3f}"
         )
-
-
-def interlingua(scores: ReferencedScores, languages: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row for every hidden state and language."""
-    return [
-        {"state": state, "language": languages[lang]}
-        | {name: values[state, lang].item() for name, values in scores._asdict().items()}
-        for state, lang in np.ndindex(scores.ilo.shape)
-    ]

@@ -24,6 +24,7 @@ from experiments.finetune.watch import read_slice
 from experiments.freezing import report
 from experiments.freezing.report import Judged
 from experiments.launch import Run, say
+from experiments.settings import at_least
 from ilo_jax.evaluation.held_out import Slice, judge, judgement_key
 from ilo_jax.files import key_digest
 from ilo_jax.models.hub import hf, repository
@@ -36,11 +37,11 @@ class Config(training.Config):
 
     freeze: str = "paper:8"
     """What does not train where freezing is selective; see `experiments.finetune.setting`."""
-    seeds: int = 2
+    seeds: int = at_least(1, default=2)
     """Trainings of each kind: with seed, seed + 1, ..."""
     trained: str = ""
     """Language of the text, such as deu_Latn, to be marked in what is shown; may be empty."""
-    evaluate: int = 0
+    evaluate: int = at_least(0, default=0)
     """Steps between evaluations while a model learns; 0: none, only the final models are judged."""
 
 
@@ -66,11 +67,8 @@ def check(config: Config) -> None:
         ValueError: naming each of them.
     """
     training.check(config)
-    found = [f"seeds must be at least 1, got {config.seeds}"] if config.seeds < 1 else []
     if config.freeze == "none":
-        found.append("freeze must name what is frozen in the one arm, got none")
-    if found:
-        raise ValueError("; ".join(found))
+        raise ValueError("freeze must name what is frozen in the one arm, got none")
 
 
 def arms(config: Config, run: Run, base: Path) -> list[Arm]:
@@ -81,7 +79,7 @@ def arms(config: Config, run: Run, base: Path) -> list[Arm]:
         given |= {"freeze": freeze, "seed": seed}
         given["frozen_folder"] = config.frozen_folder or str(run.workdir / "frozen-states")
         own = training.Config(**given)
-        where = Run(run.workdir / f"{name}-{seed}", run.profile)
+        where = Run(run.workdir / f"{name}-{seed}")
         return Arm(name, seed, lambda: finetune(own, where))
 
     kinds = {"full": "none", "frozen": config.freeze}

@@ -1,21 +1,22 @@
 """What a comparison of trainings leaves: tables, tidy CSVs and two pictures."""
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from experiments.columns import columns
-from experiments.finetune.watch import INTERLINGUA, interlingua
+from experiments import pictures, tables
 from ilo_jax.corpora.languages import by_family
 from ilo_jax.evaluation.held_out import Judgement, TextScores
-from ilo_jax.files import write_beside, write_text
+from ilo_jax.files import write_beside
 from ilo_jax.metrics import ReferencedScores
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BITS = "arm seed language trained bits_per_byte change loss tokens".split()
 ARMS = {"base": "as it is", "full": "full fine-tuning", "frozen": "early layers frozen"}
 COLORS = {"base": "dimgray", "full": "tab:red", "frozen": "tab:blue"}
 
@@ -77,72 +78,65 @@ def table(judged: Sequence[Judged], languages: Sequence[str], *, trained: str) -
         lines.append((f"state {state}", *cells))
     cells = (f"{ilo[arm].mean():.3f} (null {null[arm].mean():.3f})" for arm in arms)
     lines.append(("mean of states", *cells))
-    return columns(lines)
+    return tables.columns(lines)
 
 
 def write(
     workdir: Path, judged: Sequence[Judged], languages: Sequence[str], *, trained: str, title: str
 ) -> None:
     """Leave the CSVs and the pictures in a run folder."""
+    tables.write(workdir / "bits.csv", BITS, _bits(judged, languages, trained))
+    rows = (
+        {"arm": one.arm, "seed": one.seed} | row
+        for one in judged
+        for row in tables.tidy(one.found.scores._asdict(), languages)
+    )
+    tables.write(workdir / "ilo.csv", ("arm", "seed", *tables.INTERLINGUA), rows)
+    pictures.write(workdir / "ilo.png", picture_of_ilo(judged, title=title))
+    figure = picture_of_bits(judged, languages, trained=trained, title=title)
+    pictures.write(workdir / "bits.png", figure)
+
+
+def _bits(
+    judged: Sequence[Judged], languages: Sequence[str], trained: str
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every model and language."""
     base = of_arm(judged, "base", "bits_per_byte")[0]
-    header = ("arm", "seed", "language", "trained", "bits_per_byte", "change", "loss", "tokens")
-    bits = [
-        (one.arm, one.seed, code, int(code == trained), bit, bit - base[i], loss, tokens)
-        for one in judged
-        for i, (code, bit, loss, tokens) in enumerate(zip(languages, *one.found.texts, strict=True))
-    ]
-    _csv(workdir / "bits.csv", header, bits)
-    rows = [
-        (one.arm, one.seed, *(row[name] for name in INTERLINGUA))
-        for one in judged
-        for row in interlingua(one.found.scores, languages)
-    ]
-    _csv(workdir / "ilo.csv", ("arm", "seed", *INTERLINGUA), rows)
-    picture_of_ilo(workdir / "ilo.png", judged, title=title)
-    picture_of_bits(workdir / "bits.png", judged, languages, trained=trained, title=title)
+    for one in judged:
+        for i, code in enumerate(languages):
+            texts = {name: values[i] for name, values in one.found.texts._asdict().items()}
+            change = {"trained": int(code == trained), "change": texts["bits_per_byte"] - base[i]}
+            yield {"arm": one.arm, "seed": one.seed, "language": code} | texts | change
 
 
-def _csv(file: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
-    write_text(file, text.getvalue())
-
-
-def picture_of_ilo(file: Path, judged: Sequence[Judged], *, title: str) -> None:
+def picture_of_ilo(judged: Sequence[Judged], *, title: str) -> "Figure":
     """Draw the mean ILO of the languages at every hidden state, seeds as a band."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = pictures.figure(8, 4.5)
     axes = figure.subplots()
     for arm, name in ARMS.items():
         curves = np.nanmean(of_arm(judged, arm, "ilo"), axis=2)
         null = np.nanmean(of_arm(judged, arm, "gaussian"), axis=(0, 2))
         states = np.arange(curves.shape[1])
         color = COLORS[arm]
-        axes.plot(states, curves.mean(axis=0), "o-", ms=3, color=color, label=f"ILO, {name}")
+        mean = curves.mean(axis=0)
+        axes.plot(states, mean, **pictures.MEASURED, color=color, label=f"ILO, {name}")
         axes.fill_between(
             states, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2, lw=0
         )
-        axes.plot(states, null, "--", lw=1, color=color, label="Gaussian null of it")
+        axes.plot(states, null, **pictures.CHANCE, color=color, label="Gaussian null of it")
     axes.set(xlabel="hidden state (0: embedding)", ylabel="ILO, mean of languages", ylim=(0, None))
-    axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
-    _save(figure, file)
+    pictures.label(axes, title=title)
+    return figure
 
 
 def picture_of_bits(
-    file: Path, judged: Sequence[Judged], languages: Sequence[str], *, trained: str, title: str
-) -> None:
+    judged: Sequence[Judged], languages: Sequence[str], *, trained: str, title: str
+) -> "Figure":
     """Draw the change in bits per byte of every language, seeds as dots."""
-    from matplotlib.figure import Figure
-
     order = by_family(languages)
     at = np.array([languages.index(code) for code in order])
     base = of_arm(judged, "base", "bits_per_byte")[0][at]
-    figure = Figure(figsize=(8, 1.5 + 0.35 * len(order)), layout="constrained")
+    figure = pictures.figure(8, 1.5 + 0.35 * len(order))
     axes = figure.subplots()
     places = np.arange(len(order))[::-1]
     for shift, arm in ((0.2, "full"), (-0.2, "frozen")):
@@ -155,14 +149,9 @@ def picture_of_bits(
             axes.plot(seed, places + shift, ".", color=color, ms=4)
     axes.axvline(0, color="black", lw=0.8)
     names = [f"{code} (trained)" if code == trained else code for code in order]
-    axes.set_yticks(places, names, fontsize=8)
+    axes.set_yticks(places, names)
     for label, code in zip(axes.get_yticklabels(), order, strict=True):
         label.set_fontweight("bold" if code == trained else "normal")
     axes.set(xlabel="change in bits per byte (left of 0: better)")
-    axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
-    _save(figure, file)
-
-
-def _save(figure: Any, file: Path) -> None:
-    write_beside(file, lambda beside: figure.savefig(beside, format="png", dpi=150))
+    pictures.label(axes, title=title)
+    return figure

@@ -15,65 +15,30 @@ from pathlib import Path
 
 import jax
 
-from experiments import report
+from experiments import pictures, tables
+from experiments.ilo import report
 from experiments.launch import Run, say
-from experiments.states import (
-    Source,
-    Stored,
-    problems,
-    read_corpus,
-    stored_states,
-    surroundings,
-)
-from ilo_jax.activations.taps import SENTENCE_POOLINGS
+from experiments.settings import Bound, Compared, Extraction, Overlap, at_least, check
+from experiments.states import Stored, read_corpus, stored_states, surroundings
 from ilo_jax.evaluation.interlingua import scored
 from ilo_jax.files import key_digest, write_text
 from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
 
+SEED_LIMIT = Bound(lambda seed: seed < 2**63, "below 2^63")
+
 
 @dataclasses.dataclass(kw_only=True)
-class Config(Source):
+class Config(Overlap, Compared, Extraction):
     """What a run measures, on what, and how."""
 
-    pooling: str = "mean"
-    """Of a sentence: mean (the paper's), content (without special tokens), last or max."""
-    k: int = IloSettings.k
-    """Neighbours of a point."""
-    min_languages: int = IloSettings.min_languages
-    """Other languages that a point must touch to bridge."""
-    distance: str = IloSettings.distance
-    """cosine or euclidean."""
     precision: str = IloSettings.precision
     """exact or fast: how neighbours are proposed; the same are found."""
-    permutations: int = IloSettings.permutations
+    permutations: int = at_least(1, default=IloSettings.permutations)
     """Shuffles of the language labels behind the ceiling."""
-    draws: int = IloSettings.draws
+    draws: int = at_least(1, default=IloSettings.draws)
     """Random corpora behind the Gaussian null."""
-    seed: int = IloSettings.seed
+    seed: int = at_least(0, default=IloSettings.seed, below=SEED_LIMIT)
     """Of the shuffles and the draws."""
-
-
-def check(config: Config) -> None:
-    """Refuse values that no run could use.
-
-    Raises:
-        ValueError: naming each of them.
-    """
-    found = problems(config)
-    least = {"permutations": 1, "draws": 1, "seed": 0}
-    found += [
-        f"{name} must be at least {low}, got {getattr(config, name)}"
-        for name, low in least.items()
-        if getattr(config, name) < low
-    ]
-    if config.seed >= 2**63:
-        found.append(f"seed must be below 2^63, got {config.seed}")
-    if config.pooling not in SENTENCE_POOLINGS:
-        found.append(
-            f"pooling must be one of {', '.join(SENTENCE_POOLINGS)}, got {config.pooling!r}"
-        )
-    if found:
-        raise ValueError("; ".join(found))
 
 
 def settings_of(config: Config) -> IloSettings:
@@ -127,6 +92,8 @@ def write(
     title = f"{stored.model}, {len(languages)} languages x {len(stored.corpus.sentences[0])}"
     title += f" sentences of {Path(stored.corpus.source).name}, k={config.k}"
     title += f", t={config.min_languages}"
-    report.write_csv(workdir / "scores.csv", scores, model=stored.model, languages=languages)
-    report.picture(workdir / "ilo.png", scores, title=title, languages=languages)
+    rows = ({"model": stored.model} | row for row in tables.tidy(scores._asdict(), languages))
+    tables.write(workdir / "scores.csv", ("model", *tables.INTERLINGUA), rows)
+    figure = report.picture(scores, title=title, languages=languages)
+    pictures.write(workdir / "ilo.png", figure)
     write_text(workdir / "config.json", record(config, stored, seconds))

@@ -3,4 +3,4 @@
 from experiments.ilo import measure
 from experiments.launch import launch
 
-launch(measure, name="ilo", config="configs/ilo/sample.py")
+launch(measure, name="ilo", config="configs/ilo/sample.py", profile=True)

@@ -12,7 +12,6 @@ torch is not there to compare with. Both models are held in float32, one after t
 """
 
 import importlib.util
-import logging
 import math
 import re
 import sys
@@ -23,11 +22,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 from jaxtyping import Float
 
+from experiments import launch
+from ilo_jax.activations.store import DTYPES
 from ilo_jax.corpora import parallel
 from ilo_jax.corpora.packing import Rows, as_sentences, fill, plan
 from ilo_jax.models import parameters
@@ -39,13 +40,7 @@ from ilo_jax.models.sites import reading
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh, unsplit
 
-MODEL = flags.DEFINE_string("model", None, "A folder, hub id or sample.", required=True)
-MESH = flags.DEFINE_string("mesh", "1x1", "Devices along data x model, for the memory.")
-FSDP = flags.DEFINE_bool("fsdp", False, "Split weights over data too, for the memory.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "For the memory.")
-TOLERANCE = flags.DEFINE_float(
-    "tolerance", 1e-4, "Of the norm of a sentence's hidden state; float32.", lower_bound=0
-)
+FLAGS = flags.FLAGS
 
 LANGUAGES = ("eng_Latn", "zho_Hans", "urd_Arab", "hin_Deva", "rus_Cyrl", "swh_Latn")
 DISAGREE, NOT_COMPARED = 1, 3
@@ -227,19 +222,18 @@ def check(folder: Path, *, tolerance: float) -> int:
     return 0 if agree else DISAGREE
 
 
-def main(argv: list[str]) -> None:
-    """Check the model of the flags; bad input ends it with one clear line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    logging.getLogger("jax").setLevel(logging.WARNING)
-    try:
-        folder = e5_small.folder() if MODEL.value == "sample" else repository.resolve(MODEL.value)
-        print(summary(folder, mesh=MESH.value, fsdp=FSDP.value, dtype=DTYPE.value))
-        sys.exit(check(folder, tolerance=TOLERANCE.value))
-    except (ImportError, OSError, ValueError) as error:
-        logging.debug("where it happened", exc_info=True)
-        sys.exit(f"error: {error}")
+def main() -> int:
+    """Check the model of the flags and return the exit status."""
+    folder = e5_small.folder() if FLAGS.model == "sample" else repository.resolve(FLAGS.model)
+    print(summary(folder, mesh=FLAGS.mesh, fsdp=FLAGS.fsdp, dtype=FLAGS.dtype))
+    return check(folder, tolerance=FLAGS.tolerance)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("model", None, "A folder, hub id or sample.", required=True)
+    flags.DEFINE_string("mesh", "1x1", "Devices along data x model, for the memory.")
+    flags.DEFINE_bool("fsdp", False, "Split weights over data too, for the memory.")
+    flags.DEFINE_enum("dtype", "float32", DTYPES, "For the memory.")
+    tolerance = "Of the norm of a sentence's hidden state; float32."
+    flags.DEFINE_float("tolerance", 1e-4, tolerance, lower_bound=0)
+    launch.start(main)

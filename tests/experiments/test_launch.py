@@ -15,12 +15,33 @@ def job(config, run):
     if config.k == 14:
         raise RuntimeError("planted")
 
-launch(job, name="job", config="configs/ilo/sample.py")
+launch(job, name="job", config="configs/ilo/sample.py", profile=PROFILE)
+"""
+SCRIPT = """
+from absl import flags
+from experiments import launch
+
+def main():
+    print(flags.FLAGS.number)
+    return flags.FLAGS.number
+
+flags.DEFINE_integer("number", None, "A number.", required=True, lower_bound=0)
+launch.start(main)
+"""
+IMPORTS = """
+import importlib, pkgutil
+import experiments
+from absl import flags
+
+for module in pkgutil.walk_packages(experiments.__path__, "experiments."):
+    if not module.name.endswith(".__main__"):
+        importlib.import_module(module.name)
+print([name for name in flags.FLAGS.flags_by_module_dict() if name.startswith("experiments")])
 """
 
 
-def run(*flags: str) -> tuple[int, str, str]:
-    (done,) = ended([start(["-c", JOB, *flags])])
+def run(*flags: str, code: str = JOB, profile: bool = True) -> tuple[int, str, str]:
+    (done,) = ended([start(["-c", code.replace("PROFILE", str(profile)), *flags])])
     return done.returncode, done.stdout, done.stderr
 
 
@@ -45,11 +66,44 @@ def test_bad_input_is_one_line_and_a_bug_is_not_hidden():
     [
         (["--config.k=x"], "config.k"),
         (["--config.no=1"], "no"),
+        (["--config=nowhere.py"], "--config must be a Python file, got nowhere.py"),
+        (["--unknown"], "Unknown command line flag 'unknown'"),
         (["extra"], "unknown arguments: extra"),
-        (["--distributed", "--process=0"], "or none; got no coordinator, processes"),
     ],
 )
-def test_unknown_and_half_given_flags_are_refused(flags, message):
+def test_unknown_flags_are_one_line(flags, message):
     code, out, error = run(*flags)
-    assert code != 0
-    assert message in out + error
+    assert (code, out) == (1, "")
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_half_given_flags_of_processes_are_refused():
+    code, out, error = run("--distributed", "--process=0")
+    assert (code, out) == (1, "")
+    assert "or none; got no coordinator, processes" in error
+
+
+def test_a_job_that_leaves_no_trace_has_no_flag_for_it():
+    code, _, error = run("--profile", profile=False)
+    assert code == 1
+    assert "Unknown command line flag 'profile'" in error
+    assert run(profile=False)[:2] == (0, "5 in runs/job/sample, profile False\n")
+
+
+def test_a_script_ends_with_its_status_and_with_one_line_where_its_flags_are_wrong():
+    assert run("--number=3", code=SCRIPT) == (3, "3\n", "")
+    for flags, message in (
+        ([], "error: flag --number=None"),
+        (["--number=-1"], "error: flag --number=-1"),
+        (["--number=1", "more", "yet"], "error: unknown arguments: more yet"),
+    ):
+        code, out, error = run(*flags, code=SCRIPT)
+        assert (code, out) == (1, "")
+        assert error.startswith(message)
+        assert error.count("\n") == 1
+
+
+def test_all_modules_are_imported_together_and_define_no_flag():
+    assert run(code=IMPORTS) == (0, "[]\n", "")

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ilo_jax.metrics import nearest, tally
+from ilo_jax.metrics import IloSettings, nearest, tally
 from ilo_jax.sharding import make_mesh
 
-MIN_LANGUAGES = 3
+MIN_LANGUAGES = IloSettings.min_languages
 
 
 class Found(NamedTuple):

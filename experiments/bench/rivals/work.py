@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from experiments.states import Source, find_model, read_corpus
+from experiments.settings import Source
+from experiments.states import find_model, read_corpus
 from ilo_jax.activations.taps import Tap, read
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.tokens import token_ids

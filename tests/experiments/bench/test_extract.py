@@ -16,7 +16,7 @@ from experiments.bench.extract import SEARCHERS, difference, differences, measur
 from experiments.bench.rivals.extractors import Found
 from experiments.bench.rivals.work import prepare
 from experiments.bench.timing import Seconds
-from experiments.states import Source
+from experiments.settings import Source
 from ilo_jax.models import parameters
 from ilo_jax.models.flops import forward_flops
 from ilo_jax.models.hub.repository import folder_config

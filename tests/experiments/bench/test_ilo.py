@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tensorstore
 
 from experiments.bench import ilo as bench_ilo
 from experiments.bench.rivals.searchers import Found
+from experiments.extract import Config, extract
+from experiments.launch import Run
+from ilo_jax.activations.store import Store
 
 ROOT = Path(__file__).parents[3]
 
@@ -53,17 +56,47 @@ def test_a_comparison_leaves_a_table_and_a_picture(workdir):
     assert "of_floor" in done.stdout
 
 
-def test_stored_states_are_searched_and_rows_added(workdir, tmp_path):
-    states = bench_ilo.synthetic(4, 20, 8)[None]
-    where = {"driver": "zarr3", "kvstore": f"file://{tmp_path}/states/"}
-    tensorstore.open(where, create=True, dtype="float32", shape=states.shape).result()[...] = states
+@pytest.fixture(scope="module")
+def store(tiny, text, tmp_path_factory) -> Store:
+    """What `experiments.extract` leaves."""
+    languages = "aaa_Latn,bbb_Latn,ccc_Latn,eng_Latn"
+    config = Config(model=str(tiny), corpus=str(text), languages=languages)
+    return extract(config, Run(tmp_path_factory.mktemp("extracted"))).store
+
+
+def test_stored_states_are_searched_and_rows_added(workdir, store):
     before = len(rows(workdir)) if (workdir / "times.csv").is_file() else 0
-    given = [f"--states={tmp_path}", "--rounds=1", "--nomemory", f"--workdir={workdir}"]
-    done = run(*given, "--searchers=exact")
+    given = [f"--states={store.url}", "--layers=0,2", "--rounds=1", f"--workdir={workdir}"]
+    done = run(*given, "--searchers=exact", "--nomemory")
     assert done.returncode == 0, done.stderr
-    assert len(rows(workdir)) == before + 1
-    assert rows(workdir)[-1]["states"] == "state 0"
-    np.testing.assert_array_equal(bench_ilo.stored(tmp_path, 0), states[0])
+    assert len(rows(workdir)) == before + 2
+    assert [row["states"] for row in rows(workdir)[before:]] == ["state 0", "state 2"]
+    assert {row["points"] for row in rows(workdir)[before:]} == {"48"}
+
+
+def test_stored_states_are_those_of_the_store(store, monkeypatch):
+    flags = {"states": store.url, "array": "residual_mean", "layers": ["2", "0"]}
+    monkeypatch.setattr(bench_ilo, "FLAGS", SimpleNamespace(**flags))
+    for layer, (label, given, states) in zip((2, 0), bench_ilo.inputs(), strict=True):
+        assert label == f"state {layer}"
+        assert given[-1] == f"--layers={layer}"
+        np.testing.assert_array_equal(states, store.read("residual_mean", layer))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--states=none"], "error: no states at none: name a folder such as WORKDIR/states/KEY"),
+        (["--array=neurons_max"], "error: cannot open neurons_max in "),
+        (["--layers=0,3"], "error: layer must be one that "),
+    ],
+)
+def test_states_that_are_not_there_are_named(store, tmp_path, given, message):
+    states, searchers = f"--states={store.url}", ["--searchers=paper", "--rounds=1", "--nomemory"]
+    done = run(states, *given, *searchers, f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(message)
+    assert "Traceback" not in done.stderr
 
 
 def test_unknown_searchers_are_refused(tmp_path):

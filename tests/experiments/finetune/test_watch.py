@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from experiments import ilo
+from experiments.finetune.board import Board
 from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run
-from experiments.records import Board
-from experiments.states import Source
+from experiments.settings import Source
 from ilo_jax.evaluation.held_out import judge
 from ilo_jax.models.hub import hf
 from ilo_jax.sharding import make_mesh

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from experiments import report
+from experiments import pictures, tables
 from experiments.freezing import report as freezing_report
 from experiments.freezing.report import Judged, keep, kept, of_arm, table, write
 from ilo_jax.evaluation.held_out import Judgement, TextScores
@@ -119,12 +119,12 @@ def test_csvs_are_tidy(tmp_path, judged):
         assert float(row["loss"]) == pytest.approx(texts.loss[lang], rel=1e-5)
         assert row["tokens"] == str(100 + lang)
     found = rows(tmp_path / "ilo.csv")
-    assert list(found[0]) == ["arm", "seed", "state", "language", *report.COLUMNS]
+    assert list(found[0]) == ["arm", "seed", "state", "language", *tables.INTERLINGUA[2:]]
     places = [(one, *at) for one in judged for at in np.ndindex(STATES, 4)]
     for row, (one, state, lang) in zip(found, places, strict=True):
         assert (row["arm"], row["seed"], row["state"]) == (one.arm, str(one.seed), str(state))
         assert row["language"] == LANGUAGES[lang]
-        for name in report.COLUMNS:
+        for name in tables.INTERLINGUA[2:]:
             value = getattr(one.found.scores, name)[state, lang]
             assert float(row[name]) == pytest.approx(value, rel=1e-5)
 
@@ -183,13 +183,13 @@ def test_table_of_some_arms_has_their_columns(judged):
 @pytest.fixture
 def drawn(monkeypatch) -> dict[str, Figure]:
     """The figures that are saved, by the file's name; they are saved all the same."""
-    figures, save = {}, freezing_report._save
+    figures, save = {}, pictures.write
 
-    def remember(figure: Figure, file: Path) -> None:
+    def remember(file: Path, figure: Figure) -> None:
         figures[file.name] = figure
-        save(figure, file)
+        save(file, figure)
 
-    monkeypatch.setattr(freezing_report, "_save", remember)
+    monkeypatch.setattr(pictures, "write", remember)
     return figures
 
 

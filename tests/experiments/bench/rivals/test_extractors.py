@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaModel
 from experiments.bench.extract import SEARCHERS
 from experiments.bench.rivals import extractors, torch_extractors
 from experiments.bench.rivals.work import Work, prepare
-from experiments.states import Source
+from experiments.settings import Source
 from ilo_jax.models.config import AttentionConfig
 
 SENTENCES, LANGUAGES, LAYERS = 5, 6, 3

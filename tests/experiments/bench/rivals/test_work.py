@@ -8,7 +8,7 @@ import torch
 from experiments.bench.extract import SEARCHERS, difference
 from experiments.bench.rivals import work as extract_work
 from experiments.bench.rivals.work import RANDOM, prepare, random_ids, random_model
-from experiments.states import Source
+from experiments.settings import Source
 from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.models import parameters
 from ilo_jax.models.hub.families import read_config

@@ -4,9 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import report
+from experiments import pictures, tables
+from experiments.ilo import report
 from ilo_jax.metrics import ReferencedScores
 
+COLUMNS = ("bridge", "reach", "ilo", "ceiling", "gaussian", "uncertain")
 LANGUAGES = ["swe_Latn", "xyz_Latn", "dan_Latn"]
 FLAT = np.array([[0.25, 1.0, 0.5], [0.0, np.nan, 0.125]])
 COUNTS = np.arange(6).reshape(2, 3)
@@ -14,15 +16,17 @@ SCORES = ReferencedScores(FLAT, FLAT / 2, FLAT / 4, FLAT, FLAT, COUNTS, 0 * COUN
 
 
 def test_csv_is_tidy(tmp_path: Path):
-    report.write_csv(tmp_path / "scores.csv", SCORES, model="m", languages=LANGUAGES)
+    header = ("model", *tables.INTERLINGUA)
+    found = ({"model": "m"} | row for row in tables.tidy(SCORES._asdict(), LANGUAGES))
+    tables.write(tmp_path / "scores.csv", header, found)
     with (tmp_path / "scores.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["model", "state", "language", *report.COLUMNS]
+    assert list(rows[0]) == ["model", "state", "language", *COLUMNS]
     assert [(row["state"], row["language"]) for row in rows] == [
         (str(state), language) for state in range(2) for language in LANGUAGES
     ]
     assert {row["model"] for row in rows} == {"m"}
-    for column in report.COLUMNS:
+    for column in COLUMNS:
         values = getattr(SCORES, column)
         np.testing.assert_allclose([float(row[column]) for row in rows], values.ravel())
 
@@ -47,6 +51,7 @@ def test_table_has_every_language_then_mean_and_references():
 @pytest.mark.parametrize("states", [2, 33])
 def test_picture_is_a_png(tmp_path: Path, states: int):
     tall = ReferencedScores(*(np.resize(values, (states, 3)) for values in SCORES))
-    report.picture(tmp_path / "ilo.png", tall, title="a model", languages=LANGUAGES)
+    figure = report.picture(tall, title="a model", languages=LANGUAGES)
+    pictures.write(tmp_path / "ilo.png", figure)
     assert (tmp_path / "ilo.png").read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in tmp_path.iterdir()] == ["ilo.png"]

@@ -1,0 +1,171 @@
+"""What jobs are asked: fields that several of them read, each with its bounds beside it.
+
+A job's Config inherits the parts that it reads, and no others: what a job would ignore, its
+command line does not know. Fields, and messages about them, come in the order of the bases from
+the last to the first, as `dataclasses` has it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from ilo_jax.activations.store import DTYPES
+from ilo_jax.activations.taps import SENTENCE_POOLINGS
+from ilo_jax.metrics import IloSettings
+
+T = TypeVar("T")
+
+DISTANCES = ("cosine", "euclidean")
+"""Ways to compare two vectors."""
+
+
+class Bound(NamedTuple):
+    """What a field must be."""
+
+    holds: Callable[[Any], bool]
+    """Whether a value is within the bound."""
+    words: str
+    """What comes after "must be" where it is not."""
+
+
+def bounded(default: T, *bounds: Bound) -> T:
+    """Return a field of a Config: its default and its bounds, of which the first broken is told."""
+    field: Any = dataclasses.field(default=default, metadata={"bounds": bounds})
+    return field
+
+
+def at_least(low: float, *, default: T, below: Bound | None = None) -> T:
+    """Return a field that holds a number.
+
+    Args:
+        low: the least that it may be; NaN is not allowed.
+        default: what it is where nobody says.
+        below: another bound, if there is one.
+    """
+    bounds = [Bound(lambda value: value >= low, f"at least {low}")]
+    return bounded(default, *bounds, *([below] if below else []))
+
+
+def one_of(allowed: Sequence[str], *, default: str, words: str = "") -> str:
+    """Return a field that holds one of several words.
+
+    Args:
+        allowed: which.
+        default: what it is where nobody says.
+        words: how they are enumerated; by default "one of A, B, C".
+    """
+    words = words or f"one of {', '.join(allowed)}"
+    return bounded(default, Bound(lambda value: value in allowed, words))
+
+
+def problems(config: Any) -> list[str]:
+    """Return what is wrong with the fields of a Config, each taken for itself."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        broken = [bound for bound in field.metadata.get("bounds", ()) if not bound.holds(value)]
+        if broken:
+            found.append(f"{field.name} must be {broken[0].words}, got {value!r}")
+    return found
+
+
+def check(config: Any, *conflicts: str) -> None:
+    """Refuse values that no run could use.
+
+    Args:
+        config: a Config.
+        conflicts: what is wrong with its fields taken together.
+
+    Raises:
+        ValueError: naming each of them.
+    """
+    if found := [*problems(config), *conflicts]:
+        raise ValueError("; ".join(found))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Model:
+    """Which model."""
+
+    model: str = "sample"
+    """A Hugging Face folder, a hub id (owner/name), or "sample": multilingual-e5-small."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Aligned:
+    """Which sentences, that mean the same in every language."""
+
+    corpus: str = "sample"
+    """A folder, table or prepared dataset of aligned sentences, or "sample": the shipped one."""
+    split: str = ""
+    """FLORES-200 split, "dev" or "devtest"; may be empty where there is just one."""
+    languages: str = ""
+    """Codes, separated by commas, or "paper": its 31; empty: every language of the corpus."""
+    sentences: int = at_least(0, default=0)
+    """How many of each language, from the first on; 0: all."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Compute:
+    """How a model is computed."""
+
+    dtype: str = one_of(DTYPES, default="float32", words=" or ".join(DTYPES))
+    """Of the computation: float32 or bfloat16."""
+    batch_tokens: int = at_least(1, default=4096)
+    """Positions computed at a time on each device, or on each group of `model_parallel`; results
+    change within rounding only."""
+    model_parallel: int = at_least(1, default=1)
+    """How many devices share each copy of the model."""
+    fsdp: bool = False
+    """Whether the copies are split over all devices, too, and put together when needed."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Held:
+    """How the weights of a model lie on the devices."""
+
+    param_dtype: str = one_of(("", *DTYPES), default="", words=" or ".join(DTYPES))
+    """Of the weights on the devices; empty: as `dtype`."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Storage:
+    """What hidden states are made of, and how they are stored."""
+
+    prefix: str = ""
+    """Put before every sentence, such as "query: " for the e5 models."""
+    stored_dtype: str = one_of(DTYPES, default="float32", words=" or ".join(DTYPES))
+    """Of the states on disk: float32 or bfloat16."""
+    states: str = ""
+    """Where states are stored: a folder or a URL such as gs://bucket/folder; empty: WORKDIR/states.
+    """
+
+
+@dataclasses.dataclass(kw_only=True)
+class Source(Compute, Aligned, Model):
+    """Which model, which sentences, and how they are computed."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Extraction(Storage, Held, Source):
+    """All that hidden states and where they are stored depend on."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Compared:
+    """What stands for a sentence, and how two of them are compared."""
+
+    pooling: str = one_of(SENTENCE_POOLINGS, default="mean")
+    """Of a sentence: mean (the paper's), content (without special tokens), last or max."""
+    distance: str = one_of(DISTANCES, default=IloSettings.distance)
+    """cosine or euclidean."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Overlap:
+    """How ILO counts neighbours."""
+
+    k: int = at_least(1, default=IloSettings.k)
+    """Neighbours of a point."""
+    min_languages: int = at_least(1, default=IloSettings.min_languages)
+    """Other languages that a point must touch to bridge."""

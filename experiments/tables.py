@@ -1,0 +1,134 @@
+"""How results are written down: CSV files, whole or not at all, and text in columns."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ilo_jax.files import write_text
+
+Row = Mapping[str, Any]
+"""The cells of a line, by column; those that nobody asks for are left out."""
+
+DIGITS = 6
+"""Significant digits of a number in a table of results."""
+EXACT = 9
+"""In the log of a training: enough to tell any two float32 apart."""
+INTERLINGUA = "state language bridge reach ilo ceiling gaussian uncertain".split()
+"""Columns of ILO beside its references, as every job writes it: those of `tidy` scores."""
+
+
+def columns(lines: Iterable[Sequence[str]]) -> str:
+    """Return lines of cells with every column as wide as its widest cell, aligned at the right."""
+    lines = list(lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+
+
+def write(file: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write a CSV file, whole or not at all.
+
+    Args:
+        file: where.
+        header: which columns, in which order.
+        rows: of each line.
+
+    Raises:
+        OSError: if it cannot be written; what stood there before still stands.
+    """
+    write_text(file, _text([header, *_cells(header, rows, digits=DIGITS)]))
+
+
+def extend(file: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
+    """Add rows to a CSV file, which is made if it is not there, all of them or none.
+
+    Raises:
+        OSError: if it cannot be written; what stood there before still stands.
+        ValueError: if the file has other columns.
+    """
+    before = read(file) if file.is_file() else []
+    if before and list(before[0]) != list(header):
+        raise ValueError(
+            f"{file} must have the columns {', '.join(header)} to be added to, got "
+            f"{', '.join(before[0])}; move it away"
+        )
+    write(file, header, [*before, *rows])
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, by column.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+class Table:
+    """A CSV file of numbered steps that grows while a job runs; only the first process writes."""
+
+    def __init__(self, file: Path, header: Sequence[str], *, until: int):
+        """Open a table, whose first column is "step".
+
+        Args:
+            file: made if it is not there.
+            header: its other columns.
+            until: rows of later steps are dropped, and a last row that is not whole: a run that
+                continues from a checkpoint writes them again.
+        """
+        self.file, self.header = file, ["step", *header]
+        if jax.process_index() == 0:
+            write_text(file, _text([self.header, *self._rows(until)]))
+
+    def _rows(self, until: int) -> list[list[str]]:
+        if not self.file.is_file():
+            return []
+        # Bytes: a kill may have come in the middle of a character.
+        whole, _, _ = self.file.read_bytes().rpartition(b"\n")
+        lines = csv.reader(io.StringIO(whole.decode(), newline=""))
+        rows = [row for row in lines if len(row) == len(self.header)]
+        return [row for row in rows[1:] if int(row[0]) <= until]
+
+    def add(self, step: int, rows: Iterable[Row]) -> None:
+        """Add rows of a step."""
+        if jax.process_index():
+            return
+        numbered = ({"step": step} | dict(row) for row in rows)
+        with self.file.open("a", encoding="utf-8", newline="") as stream:
+            stream.write(_text(_cells(self.header, numbered, digits=EXACT)))
+
+
+def tidy(scores: Mapping[str, Any], languages: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield a row for every hidden state and language.
+
+    Args:
+        scores: arrays "state lang", by the names of their columns.
+        languages: names of all languages.
+    """
+    arrays = {name: np.asarray(values) for name, values in scores.items()}
+    for state, lang in np.ndindex(next(iter(arrays.values())).shape):
+        values = {name: array[state, lang] for name, array in arrays.items()}
+        yield {"state": state, "language": languages[lang]} | values
+
+
+def _cells(header: Sequence[str], rows: Iterable[Row], *, digits: int) -> Iterator[list[Any]]:
+    for row in rows:
+        yield [_cell(row[name], digits) for name in header]
+
+
+def _cell(value: Any, digits: int) -> Any:
+    return f"{value:.{digits}g}" if isinstance(value, (float, np.floating)) else value
+
+
+def _text(lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()

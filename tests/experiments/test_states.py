@@ -1,0 +1,111 @@
+"""States are computed where they are not stored, once, also where two runs ask for them."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import states
+from experiments.launch import Run
+from experiments.settings import Aligned, Extraction, Model
+from experiments.states import find_model, read_corpus, states_key, stored_states
+from ilo_jax.activations.taps import read
+from ilo_jax.corpora.languages import PAPER
+from ilo_jax.models.hub.repository import folder_config
+
+TAPS = "residual:mean"
+
+
+@pytest.fixture
+def config(tiny, text) -> Extraction:
+    return Extraction(
+        model=str(tiny), corpus=str(text), languages="eng_Latn,aaa_Latn", batch_tokens=256
+    )
+
+
+def attributes(url: str) -> dict:
+    """What zarr.json holds, which must be JSON as the standard has it."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    text = (Path(url) / "zarr.json").read_text()
+    return json.loads(text, parse_constant=refuse)["attributes"]
+
+
+def test_a_corpus_is_read_as_asked_for(text):
+    corpus = read_corpus(Aligned(corpus=str(text), languages=" eng_Latn , aaa_Latn", sentences=2))
+    assert corpus.languages == ("eng_Latn", "aaa_Latn")
+    assert [len(sentences) for sentences in corpus.sentences] == [2, 2]
+    paper = read_corpus(Aligned(languages="paper"))
+    assert list(paper.languages) == [language.code for language in PAPER]
+
+
+def test_a_model_is_called_by_its_folder(tiny):
+    assert find_model(Model(model=str(tiny))) == (tiny, tiny.name)
+
+
+def test_the_key_holds_what_determines_a_state_and_nothing_else(config, tiny):
+    corpus, taps = read_corpus(config), read(TAPS, folder_config(tiny))
+
+    def key(taps=taps, tokens="some", **changed):
+        return states_key(Extraction(**vars(config) | changed), corpus, tiny, taps, tokens)
+
+    half = "bfloat16"
+    for changed in ({"dtype": half}, {"param_dtype": half}, {"stored_dtype": half}):
+        assert key(**changed) != key(), changed
+    elsewhere = {"batch_tokens": 512, "model_parallel": 2, "fsdp": True, "states": "x"}
+    assert key(**elsewhere) == key()
+    assert key(taps=read("neurons:max", folder_config(tiny))) != key()
+    assert key(tokens="others") != key()
+
+
+def test_a_run_that_waited_for_another_uses_what_that_one_stored(
+    config, tmp_path, monkeypatch, capsys
+):
+    """Between the look at what is missing and the lock, another run writes all of it."""
+    corpus, alone, computed = read_corpus(config), states.alone, []
+
+    @contextmanager
+    def waits(url):
+        monkeypatch.setattr(states, "alone", alone)
+        computed.append(stored_states(config, corpus, Run(tmp_path), taps=TAPS))
+        with alone(url):
+            yield
+
+    monkeypatch.setattr(states, "alone", waits)
+    stored = stored_states(config, corpus, Run(tmp_path), taps=TAPS)
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert "they are in" in first
+    assert second == f"using the states stored in {stored.store.url}"
+    assert "nan" not in first + second
+    (session,) = attributes(stored.store.url)["sessions"]
+    assert 0 <= session["padding"] < 1
+    assert session["tokens"] > 0
+    for layer in range(3):
+        ours = stored.store.read("residual_mean", layer)
+        np.testing.assert_array_equal(ours, computed[0].store.read("residual_mean", layer))
+
+
+def test_what_was_damaged_and_mended_meanwhile_is_not_computed_again(
+    config, tmp_path, monkeypatch, capsys
+):
+    corpus = read_corpus(config)
+    stored = stored_states(config, corpus, Run(tmp_path), taps=TAPS)
+    chunk = next(p for p in Path(stored.store.url).glob("residual_mean/c/1/1/**/*") if p.is_file())
+    whole, alone = chunk.read_bytes(), states.alone
+    chunk.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+
+    @contextmanager
+    def mended(url):
+        chunk.write_bytes(whole)
+        with alone(url):
+            yield
+
+    capsys.readouterr()
+    monkeypatch.setattr(states, "alone", mended)
+    stored_states(config, corpus, Run(tmp_path), taps=TAPS)
+    assert capsys.readouterr().out == f"using the states stored in {stored.store.url}\n"
+    assert len(attributes(stored.store.url)["sessions"]) == 1
