@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ilo_jax.activations.taps import POOLINGS, SITES
+from tests.test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -103,8 +104,9 @@ def cells(section: str) -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if blocks(text, "python")])
 def test_python_blocks_run(name: str, capsys: pytest.CaptureFixture):
+    names: dict = {}
     for block in blocks(TEXTS[name], "python"):
-        exec(compile(block, name, "exec"), {})
+        exec(compile(block, name, "exec"), names)
         assert bool(capsys.readouterr().out) == ("print(" in block)
 
 
@@ -180,6 +182,13 @@ def test_commands_of_pytest_and_pip_name_what_exists():
         if command.startswith("pytest "):
             for path in re.findall(r"tests/\S+", command):
                 assert (ROOT / path).exists(), command
+
+
+def test_the_import_rule_is_the_one_that_is_held():
+    (chain,) = [b for b in blocks(TEXTS["docs/developing.md"], "text") if " < " in b]
+    told = [{name.strip() for name in floor.split(",")} for floor in chain.split("<")]
+    there = {path.stem for path in (ROOT / "ilo_jax").iterdir()}
+    assert told == [names & there for names in FLOORS if names & there]
 
 
 @pytest.mark.parametrize("name", TEXTS)
