@@ -11,12 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from ilo_jax.activations.store import DTYPES
 from ilo_jax.activations.taps import SENTENCE_POOLINGS
-from ilo_jax.metrics import IloSettings
+from ilo_jax.metrics import DISTANCES, IloSettings
 
 T = TypeVar("T")
-
-DISTANCES = ("cosine", "euclidean")
-"""Ways to compare two vectors."""
 
 
 class Bound(NamedTuple):

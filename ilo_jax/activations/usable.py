@@ -36,11 +36,11 @@ def naming(model: str, languages: Sequence[str]) -> Iterator[None]:
     """Say of which model and which language an unusable vector is.
 
     Args:
-        model: its name.
-        languages: their codes, by index.
+        model: Its name.
+        languages: Their codes, by index.
 
     Raises:
-        ValueError: in place of an `UnusableError`.
+        ValueError: In place of an `UnusableError`.
     """
     try:
         yield
@@ -52,12 +52,12 @@ def usable_states(store: Store, tap: Tap) -> Iterator[Float32[np.ndarray, "lang 
     """Yield what a tap has stored of each of its layers, in their order.
 
     Args:
-        store: in which no language is missing.
-        tap: of pooled states.
+        store: In which no language is missing.
+        tap: Of pooled states.
 
     Raises:
-        OSError: if a chunk is absent or fails its checksum.
-        UnusableError: as `refuse_unusable`.
+        OSError: If a chunk is absent or fails its checksum.
+        UnusableError: As `refuse_unusable`.
     """
     for layer in tap.layers:
         states = store.read(tap.name, layer)
@@ -77,13 +77,13 @@ def refuse_unusable(
     Values that are not finite spread to the sentences packed into the same row.
 
     Args:
-        states: of sentences.
-        site: any; only those of "residual" must not be zero.
-        layers: of the site.
-        languages: by index; None: 0, 1, ...
+        states: Of sentences.
+        site: Any; only those of "residual" must not be zero.
+        layers: Of the site.
+        languages: By index; None: 0, 1, ...
 
     Raises:
-        UnusableError: naming layer, language and sentence of the first.
+        UnusableError: Naming layer, language and sentence of the first.
     """
     highest = np.maximum(states.max(-1), -states.min(-1))
     languages = range(states.shape[1]) if languages is None else languages
@@ -103,14 +103,14 @@ def refuse_unusable_tokens(
     """Stop at tokens whose states are not finite.
 
     Args:
-        states: of the tokens of all sentences, one after the other.
-        lengths: tokens of each sentence, "lang sent".
-        site: any.
-        layer: of the site.
-        languages: by index.
+        states: Of the tokens of all sentences, one after the other.
+        lengths: Tokens of each sentence, "lang sent".
+        site: Any.
+        layer: Of the site.
+        languages: By index.
 
     Raises:
-        UnusableError: naming layer, language and sentence of the first.
+        UnusableError: Naming layer, language and sentence of the first.
     """
     starts = np.cumsum(lengths) - lengths.ravel()
     broken = np.logical_or.reduceat(~np.isfinite(states).all(-1), starts)

@@ -30,15 +30,15 @@ class AnswerScores(NamedTuple):
 def question_tokens(
     questions: Sequence[Question], tokenizer: "PreTrainedTokenizerBase", config: ModelConfig
 ) -> Sentences:
-    """Return the tokens of every question with each of its options, of which the options count.
+    """The tokens of every question with each of its options, of which the options count.
 
     Args:
-        questions: with their options, one after the other in what is returned.
-        tokenizer: of the model.
-        config: of the model.
+        questions: With their options, one after the other in what is returned.
+        tokenizer: Of the model.
+        config: Of the model.
 
     Raises:
-        ValueError: naming the questions that are too long for the model, or options without
+        ValueError: Naming the questions that are too long for the model, or options without
             tokens.
     """
     names = [
@@ -57,11 +57,11 @@ def question_tokens(
 def answer_scores(
     log_likelihoods: Float[np.ndarray, " option"], questions: Sequence[Question]
 ) -> AnswerScores:
-    """Return how often the right option is the likeliest, in each language that has questions.
+    """How often the right option is the likeliest, in each language that has questions.
 
     Args:
-        log_likelihoods: of the options of all questions, by `question_tokens`, in nats.
-        questions: the same questions.
+        log_likelihoods: Of the options of all questions, by `question_tokens`, in nats.
+        questions: The same questions.
     """
     languages = tuple(by_language(questions))
     counts = np.array([len(question.options) for question in questions])

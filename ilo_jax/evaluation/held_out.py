@@ -79,19 +79,19 @@ def compiled_slice(
     batch_tokens: int,
     dtype: DTypeLike,
 ) -> Slice:
-    """Return aligned sentences ready to judge models of a configuration by.
+    """Aligned sentences, ready to judge models of a configuration by.
 
     Args:
-        corpus: the sentences, as they are: nothing is put before them.
-        tokenizer: of the models.
-        config: of the models, decoders with a head.
-        mesh: on which the weights lie.
-        settings: of the scores of every hidden state.
-        batch_tokens: positions computed at a time on each place along "data".
-        dtype: to compute in.
+        corpus: The sentences, as they are: nothing is put before them.
+        tokenizer: Of the models.
+        config: Of the models, decoders with a head.
+        mesh: On which the weights lie.
+        settings: Of the scores of every hidden state.
+        batch_tokens: Positions computed at a time on each place along "data".
+        dtype: To compute in.
 
     Raises:
-        ValueError: if the settings are not for as many sentences, if a sentence is too long for
+        ValueError: If the settings are not for as many sentences, if a sentence is too long for
             the models or has no tokens, or if they have no likelihoods.
     """
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
@@ -115,8 +115,8 @@ def judgement_key(held_out: Slice, fingerprint: Mapping[str, str]) -> dict[str, 
     """All that determines a `Judgement`, but for rounding: that of a model by a slice.
 
     Args:
-        held_out: the slice.
-        fingerprint: of the model's folder.
+        held_out: The slice.
+        fingerprint: Of the model's folder.
     """
     corpus = held_out.corpus
     return key_of(
@@ -134,18 +134,18 @@ def judgement_key(held_out: Slice, fingerprint: Mapping[str, str]) -> dict[str, 
 
 
 def judge(model: Transformer, held_out: Slice, *, name: str) -> Judgement:
-    """Return what the sentences say of a model.
+    """What the sentences say of a model: what its text costs, how interlingual its states are.
 
     All processes of the mesh must call it, and each gets all of it.
 
     Args:
-        model: of the slice's configuration, on its mesh.
-        held_out: the sentences.
-        name: of the model, for messages.
+        model: Of the slice's configuration, on its mesh.
+        held_out: The sentences.
+        name: Of the model, for messages.
 
     Raises:
-        MemoryError: if a device has too little.
-        ValueError: if a state is not finite or all zero, naming layer, language and sentence.
+        MemoryError: If a device has too little.
+        ValueError: If a state is not finite or all zero, naming layer, language and sentence.
     """
     likelihoods = held_out.likelihood(model, held_out.tokens)
     states = np.asarray(held_out.pooled(model))
@@ -160,15 +160,15 @@ def judge(model: Transformer, held_out: Slice, *, name: str) -> Judgement:
 def corpus_tokens(
     corpus: Parallel, tokenizer: "PreTrainedTokenizerBase", config: ModelConfig
 ) -> Sentences:
-    """Return the tokens of all languages' sentences for their likelihood, language by language.
+    """The tokens of all languages' sentences for their likelihood, language by language.
 
     Args:
-        corpus: aligned sentences.
-        tokenizer: of the model.
-        config: of the model.
+        corpus: Aligned sentences.
+        tokenizer: Of the model.
+        config: Of the model.
 
     Raises:
-        ValueError: naming the sentences that are too long for the model, or have no tokens.
+        ValueError: Naming the sentences that are too long for the model, or have no tokens.
     """
     names = [
         f"{language} sentence {number}"
@@ -184,12 +184,12 @@ def corpus_tokens(
 def text_scores(
     log_likelihoods: Float[np.ndarray, " sent"], tokens: Sentences, corpus: Parallel
 ) -> TextScores:
-    """Return what the text of each language costs the model that gave its log-likelihoods.
+    """What the text of each language costs the model that gave its log-likelihoods.
 
     Args:
-        log_likelihoods: of all sentences, language by language, in nats.
-        tokens: of these sentences, by `corpus_tokens`.
-        corpus: the sentences.
+        log_likelihoods: Of all sentences, language by language, in nats.
+        tokens: Of these sentences, by `corpus_tokens`.
+        corpus: The sentences.
     """
     shape = len(corpus.languages), -1
     likelihoods = log_likelihoods.reshape(shape)

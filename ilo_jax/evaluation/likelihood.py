@@ -18,6 +18,7 @@ from ilo_jax.corpora.tokens import refuse_unfit
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.losses import next_token_losses
+from ilo_jax.models.parameters import Weights
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.processes import quiet
 
@@ -28,7 +29,7 @@ Likelihood = Callable[[Transformer, Sentences], Float64[np.ndarray, " sent"]]
 def compiled_likelihood(
     config: ModelConfig, mesh: Mesh, *, batch_tokens: int, dtype: DTypeLike
 ) -> Likelihood:
-    """Return the function that gives log-likelihoods under models of a configuration.
+    """The function that gives log-likelihoods under models of a configuration.
 
     Of a sentence x it gives the sum of log p(x_i | x_1 ... x_(i-1)) over the tokens that are
     its `target`, the first excepted, in nats, at most 0; summed in float32. Sentences share rows
@@ -41,19 +42,19 @@ def compiled_likelihood(
     little.
 
     Args:
-        config: of the models, whose weights lie on `mesh`.
-        mesh: with an axis "data".
-        batch_tokens: positions computed at a time on each place along "data".
-        dtype: to compute in, whatever that of the weights.
+        config: Of the models, whose weights lie on `mesh`.
+        mesh: With an axis "data".
+        batch_tokens: Positions computed at a time on each place along "data".
+        dtype: To compute in, whatever that of the weights.
 
     Raises:
-        ValueError: if models of this configuration are not causal, or have no head.
+        ValueError: If models of this configuration are not causal, or have no head.
     """
     _refuse_without_likelihood(config)
     assemble = parameters.assembler(config, mesh, dtype=dtype)
 
     @partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def step(weights: dict[str, jax.Array], rows: Rows) -> Array:
+    def step(weights: Weights, rows: Rows) -> Array:
         return _of_segments(assemble(weights), rows)
 
     def likelihood(model: Transformer, sentences: Sentences) -> Float64[np.ndarray, " sent"]:
@@ -80,7 +81,7 @@ def _refuse_without_likelihood(config: ModelConfig) -> None:
 
 
 def _of_segments(model: Transformer, rows: Rows) -> Float32[Array, "row segment"]:
-    """Return the log-likelihood of each segment; 0 for those that a row does not have."""
+    """The log-likelihood of each segment, in nats; 0 for those that a row does not have."""
     losses = next_token_losses(model, model.run(rows).value, rows)
     # A row has no more segments than tokens: one shape, however many it has.
     sums = partial(jax.ops.segment_sum, num_segments=losses.shape[1] + 1)
@@ -88,7 +89,7 @@ def _of_segments(model: Transformer, rows: Rows) -> Float32[Array, "row segment"
 
 
 def predicted_tokens(sentences: Sentences) -> Int32[np.ndarray, " sent"]:
-    """Return how many tokens of each sentence are predicted: not given, and not the first."""
+    """The number of tokens of each sentence that are predicted: not given, and not the first."""
     starts = np.cumsum(sentences.lengths) - sentences.lengths
     wanted = sentences.target.copy()
     wanted[starts] = False
@@ -98,14 +99,14 @@ def predicted_tokens(sentences: Sentences) -> Int32[np.ndarray, " sent"]:
 def bits_per_byte(
     log_likelihoods: Float[np.ndarray, "lang sent"], byte_counts: Int[np.ndarray, "lang sent"]
 ) -> Float[np.ndarray, " lang"]:
-    """Return the bits that a model needs for a byte of each language's text, at least 0.
+    """The bits that a model needs for a byte of each language's text, at least 0.
 
     -sum(log_likelihoods) / (ln 2 * sum(byte_counts)), as `bits_per_byte` of
     lm-evaluation-harness. It does not depend on how a tokenizer cuts the text up, so that models
     can be compared; a language whose letters take more bytes needs fewer bits for each.
 
     Args:
-        log_likelihoods: of whole texts, in nats.
-        byte_counts: of the texts in UTF-8.
+        log_likelihoods: Of whole texts, in nats.
+        byte_counts: Of the texts in UTF-8.
     """
     return -np.sum(log_likelihoods, axis=1) / (math.log(2) * np.sum(byte_counts, axis=1))

@@ -9,9 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 from ilo_jax.metrics.neighbors.cloud import Cloud, centred, usable_points
 from ilo_jax.metrics.neighbors.meshes import automatic
-from ilo_jax.metrics.neighbors.search import refuse
+from ilo_jax.metrics.neighbors.search import DISTANCES, refuse
 
-_DISTANCES = ("cosine", "euclidean")
 # What states computed twice in float32 may differ by.
 _ROUNDING = 2.0**-20
 
@@ -54,8 +53,8 @@ def _errors(states: Float[Array, "lang sent dim"], distance: str) -> list[str]:
     errors = []
     if lang < 2 or sent < 2:
         errors.append(f"there must be at least 2 languages of 2 sentences, got {lang} of {sent}")
-    if distance not in _DISTANCES:
-        errors.append(f"distance must be one of {', '.join(_DISTANCES)}, got {distance!r}")
+    if distance not in DISTANCES:
+        errors.append(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
     return errors
 
 

@@ -103,7 +103,7 @@ def test_a_second_run_on_the_store_is_refused(flags, tmp_path):
     """The first waits inside; the second is told; the first is killed, and a third may go on."""
     slow = "import time\nfrom ilo_jax.activations.store import Store\nwrite = Store.write\n"
     slow += "def wait(*a):\n    write(*a)\n    time.sleep(600)\nStore.write = wait\n"
-    quick = "from ilo_jax.activations import locking\nlocking.LEASE_SECONDS = 2\n"
+    quick = "from ilo_jax import files\nfiles.LEASE_SECONDS = 2\n"
     command = ["experiments.extract", *flags, f"--workdir={tmp_path}"]
     first = start(["-c", quick + slow + SMALL, *command])
     deadline = time.monotonic() + 120

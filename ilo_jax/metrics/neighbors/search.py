@@ -23,8 +23,10 @@ from ilo_jax.metrics.neighbors.selection import Candidates, no_candidates
 from ilo_jax.metrics.neighbors.sizes import Sizes, sizes_for
 from ilo_jax.metrics.neighbors.sweep import keys_of, search_by_pairs, search_in_turn
 
-_DISTANCES = ("cosine", "euclidean")
-_PRECISIONS = ("exact", "fast")
+DISTANCES = ("cosine", "euclidean")
+"""How far two points are from each other: by their angle, or by the length between them."""
+PRECISIONS = ("exact", "fast")
+"""How neighbours are proposed; the same ones are found."""
 # Indices are int32, and so must be the number of points after they are padded.
 _MOST_POINTS = 2**30
 
@@ -61,10 +63,10 @@ def search_errors(num_points: int, *, k: int, distance: str, precision: str = "e
         errors.append(f"there must be at most {_MOST_POINTS} points, got {num_points}")
     if not 1 <= k < num_points:
         errors.append(f"k must be in [1, {num_points - 1}] for {num_points} points, got {k}")
-    if distance not in _DISTANCES:
-        errors.append(f"distance must be one of {', '.join(_DISTANCES)}, got {distance!r}")
-    if precision not in _PRECISIONS:
-        errors.append(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+    if distance not in DISTANCES:
+        errors.append(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+    if precision not in PRECISIONS:
+        errors.append(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     return errors
 
 
