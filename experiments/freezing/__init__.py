@@ -18,8 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.finetune import config as training
 from experiments.finetune import finetune
-from experiments.finetune import setting as training
+from experiments.finetune.setting import prepare
 from experiments.finetune.watch import read_slice
 from experiments.freezing import report
 from experiments.freezing.report import Judged
@@ -36,7 +37,7 @@ class Config(training.Config):
     """What is learnt and frozen, and what all models are judged by."""
 
     freeze: str = "paper:8"
-    """What does not train where freezing is selective; see `experiments.finetune.setting`."""
+    """What does not train where freezing is selective; see `experiments.finetune.config`."""
     seeds: int = at_least(1, default=2)
     """Trainings of each kind: with seed, seed + 1, ..."""
     trained: str = ""
@@ -100,7 +101,7 @@ def compare(config: Config, run: Run) -> list[Judged]:
         ValueError: if the settings, the text, the corpus or the model cannot be used.
     """
     check(config)
-    setting = training.prepare(config)
+    setting = prepare(config)
     mesh = make_mesh(model=config.model_parallel)
     held_out = read_slice(
         config, setting.folder, mesh, k=config.k, min_languages=config.min_languages

@@ -48,8 +48,9 @@ def train(
     save: Callable[[State], None],
     log: Callable[[Logged], None],
     evaluate: Callable[[int, State], None],
+    stop: Callable[[int], bool],
 ) -> State:
-    """Take steps until the last one, or until SIGTERM tells this process to stop.
+    """Take steps until the last one, or until told to stop.
 
     What is logged of a step is read only when the next one runs, so that the devices never wait.
     Nothing is saved or evaluated before its loss has been seen to be finite.
@@ -62,6 +63,7 @@ def train(
         save: Called with states.
         log: Called once for each step, in order.
         evaluate: Called with a number of steps, and the state after them, which the next consumes.
+        stop: Says after each step, numbered from 0, whether to stop there; from `told_to_stop`.
 
     Returns:
         The state after the last step that was taken; it has been saved.
@@ -74,7 +76,7 @@ def train(
         evaluate(0, state)
     reader = _Reader(log)
     bar = tqdm(total=steps, initial=begun, desc="training", unit="step", disable=quiet())
-    with bar, _told_to_stop() as stop:
+    with bar:
         for number in range(begun, steps):
             state, measures = take(number, state)
             reader.follow(number + 1, measures)
@@ -128,9 +130,10 @@ class _Reader:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[Callable[[int], bool]]:
+def told_to_stop() -> Iterator[Callable[[int], bool]]:
     """Give a function that says, at each step, whether this job is being taken away.
 
+    A SIGTERM that came too late for any step takes effect at the end: no process ignores one.
     Several processes agree on the step; JAX listens to SIGTERM for them. Only the main
     thread of a process can listen by itself.
     """
@@ -140,9 +143,17 @@ def _told_to_stop() -> Iterator[Callable[[int], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
         return
-    told = threading.Event()
+    told, heeded = threading.Event(), threading.Event()
+
+    def stop(step: int) -> bool:
+        if told.is_set():
+            heeded.set()
+        return told.is_set()
+
     before = signal.signal(signal.SIGTERM, lambda *_: told.set())
     try:
-        yield lambda step: told.is_set()
+        yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+        if told.is_set() and not heeded.is_set():
+            signal.raise_signal(signal.SIGTERM)

@@ -38,7 +38,7 @@ from jaxtyping import PyTree
 from ilo_jax.processes import alone, together
 from ilo_jax.sharding import make_mesh, replicated
 from ilo_jax.training.checkpoints import Checkpoints, Key
-from ilo_jax.training.loop import Every, Logged, train
+from ilo_jax.training.loop import Every, Logged, told_to_stop, train
 from ilo_jax.training.step import Loss, State, abstract, begin, make_step
 
 
@@ -135,7 +135,7 @@ def run(
         begun(int(state.step))
     step = make_step(learner.loss, learner.optimizer, like=state, mesh=mesh)
     key = jax.device_put(jax.random.key(learner.seed), replicated(mesh))
-    with closing(checkpoints), _naming_what_is_left(checkpoints):
+    with told_to_stop() as stop, closing(checkpoints), _naming_what_is_left(checkpoints):
         state = train(
             lambda number, state: step(state, frozen, batch(number), key),
             state,
@@ -144,6 +144,7 @@ def run(
             save=checkpoints.save,
             log=log,
             evaluate=lambda number, state: evaluate and evaluate(number, state.weights, frozen),
+            stop=stop,
         )
     return Trained(int(state.step), state.weights, frozen)
 

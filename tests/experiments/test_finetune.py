@@ -13,12 +13,11 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
-from experiments import finetune as module
-from experiments.finetune import finetune
-from experiments.finetune.setting import Config
+from experiments.finetune import Config, finetune, learner
 from experiments.launch import Run
-from ilo_jax.models.hub import repository
+from ilo_jax.models.hub import hf, repository
 from ilo_jax.sharding import make_mesh
+from ilo_jax.training import run
 from tests.pairs import ended, free_port, start
 
 STEPS = 9
@@ -131,14 +130,14 @@ def test_kept_states_of_frozen_blocks_change_no_loss(whole, config, tmp_path, ki
 
 def interrupt(patch: pytest.MonkeyPatch, *, at: int) -> None:
     """Press Ctrl-C where the rows of a step are asked for."""
-    place = module.place_rows
+    place = learner.place_rows
 
     def placed(text, order, step, mesh):
         if step == at:
             raise KeyboardInterrupt
         return place(text, order, step, mesh)
 
-    patch.setattr(module, "place_rows", placed)
+    patch.setattr(learner, "place_rows", placed)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_stopped_before_its_model_was_saved_it_only_saves_it(config, whole, tmp_
         raise OSError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.hf, "save", full)
+        patch.setattr(hf, "save", full)
         with pytest.raises(OSError, match="no room"):
             finetune(config, Run(tmp_path))
     interrupt(monkeypatch, at=STEPS - 1)
@@ -173,6 +172,15 @@ def test_a_training_that_has_ended_is_not_begun_again(config, whole, capsys, mon
     interrupt(monkeypatch, at=0)
     assert finetune(config, Run(whole)) == whole / "model"
     assert "has ended already" in capsys.readouterr().out
+
+
+def test_what_the_run_was_is_written_down_where_it_is_missing(config, whole, monkeypatch):
+    """It may have been killed after its model was saved, before it could."""
+    written = (whole / "config.json").read_bytes()
+    (whole / "config.json").unlink()
+    interrupt(monkeypatch, at=0)
+    finetune(config, Run(whole))
+    assert (whole / "config.json").read_bytes() == written
 
 
 @pytest.mark.slow
@@ -198,7 +206,7 @@ def test_too_little_memory_names_what_to_change(config, tmp_path, monkeypatch):
     def full(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(module, "make_step", lambda *_, **__: full)
+    monkeypatch.setattr(run, "make_step", lambda *_, **__: full)
     with pytest.raises(
         MemoryError, match=r"for 8 rows of 128 tokens; try fewer rows_at_once, remat"
     ):
@@ -222,7 +230,7 @@ def test_checkpoints_of_another_training_are_refused(config, whole, fields, mess
 
 def test_checkpoints_of_another_model_are_refused(config, whole, decoder, tmp_path):
     other = tmp_path / "other"
-    module.hf.save(module.hf.load(decoder, mesh=make_mesh(), dtype="bfloat16"), other, like=decoder)
+    hf.save(hf.load(decoder, mesh=make_mesh(), dtype="bfloat16"), other, like=decoder)
     with pytest.raises(ValueError, match=r"are of another training: model differ \(model was"):
         finetune(changed(config, model=str(other)), Run(whole))
 

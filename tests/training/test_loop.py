@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ilo_jax.training.loop import Every, Logged, train
+from ilo_jax.training.loop import Every, Logged, told_to_stop, train
 from ilo_jax.training.step import Measures, State
 
 
@@ -37,15 +37,17 @@ def run(
         events.append(("log", logged.step))
 
     of_step = every.pop("batch", batch)
-    return train(
-        lambda number, state: step(state, of_step(number), jnp.int32(bad)),
-        begun() if state is None else state,
-        steps=steps,
-        every=Every(**{"evaluate": 0, "save": 0} | every),
-        save=lambda state: events.append(("save", int(state.step))),
-        log=log,
-        evaluate=lambda number, state: events.append(("evaluate", number, int(state.step))),
-    )
+    with told_to_stop() as stop:
+        return train(
+            lambda number, state: step(state, of_step(number), jnp.int32(bad)),
+            begun() if state is None else state,
+            steps=steps,
+            every=Every(**{"evaluate": 0, "save": 0} | every),
+            save=lambda state: events.append(("save", int(state.step))),
+            log=log,
+            evaluate=lambda number, state: events.append(("evaluate", number, int(state.step))),
+            stop=stop,
+        )
 
 
 def of(events: list, kind: str) -> list[int]:
@@ -126,6 +128,18 @@ def test_told_to_stop_it_saves_first_and_goes_on_later():
     state = run(events, state=state, evaluate=5)
     assert float(state.weights["a"]) == sum(range(7))
     assert of(events, "evaluate") == [0, 5, 7]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_told_too_late_for_any_step_it_ends_when_all_is_written(monkeypatch, asked):
+    """Unless a step was asked after it: then the training has stopped there, and that is all."""
+    received = []
+    monkeypatch.setattr(signal, "raise_signal", received.append)
+    with told_to_stop() as stop:
+        assert not stop(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not asked or stop(1)
+    assert received == ([] if asked else [signal.SIGTERM])
 
 
 def test_a_thread_trains_without_listening():

@@ -1,0 +1,78 @@
+"""What a fine-tuning is asked."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from experiments import settings
+from experiments.settings import Held, Overlap, Source, at_least, one_of
+from ilo_jax.training import optimizers
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config(Overlap, Held, Source):
+    """What a decoder learns, how, and what is watched meanwhile.
+
+    `corpus`, `split`, `languages` and `sentences` are of the aligned text that is evaluated on.
+    """
+
+    text: str = ""
+    """What is learnt: a .txt file or a folder of them, prompts and completions as .jsonl, the
+    paragraphs of a SQuAD-shaped .json, or a prepared TFDS dataset."""
+    text_split: str = ""
+    """Of a dataset; may be empty where there is just one."""
+    freeze: str = "none"
+    """What does not train: none; paper:8, the embedding, the first 8 blocks, the final norm and the
+    head; or patterns of weight paths, separated by commas."""
+    frozen_states: str = one_of(("", "memory", "disk"), default="", words="empty, memory or disk")
+    """Whether what the frozen first blocks make of the text is computed once and kept: empty (no),
+    memory or disk."""
+    frozen_folder: str = ""
+    """Where on disk; empty: WORKDIR/frozen. Runs of one model and text may share it."""
+    steps: int = at_least(1, default=200)
+    """How many in all."""
+    rows: int = at_least(1, default=8)
+    """Of a step, over all devices."""
+    rows_at_once: int = at_least(0, default=0)
+    """How many of them are computed at a time; the gradients of the rest are added up. 0: all."""
+    row_length: int = at_least(2, default=512)
+    """Tokens of a row, into which the text is packed."""
+    learning_rate: float = 5e-5
+    """At its highest."""
+    warmup: int = 10
+    """Steps in which the learning rate goes up; then it falls along a cosine."""
+    weight_decay: float = at_least(0, default=0.01)
+    """Of matrices."""
+    clip: float = at_least(0, default=1.0)
+    """Norm that the gradients of a step are cut down to; 0: they are not."""
+    remat: bool = False
+    """Whether blocks are computed again on the way back, which takes less memory."""
+    seed: int = at_least(0, default=0)
+    """Of the order of the rows."""
+    evaluate: int = at_least(0, default=50)
+    """Steps between evaluations; 0: none."""
+    save: int = at_least(0, default=50)
+    """Steps between checkpoints; 0: only where the run ends or is told to stop."""
+    tensorboard: bool = False
+    """Whether to write WORKDIR/tensorboard, too."""
+
+
+def check(config: Config) -> None:
+    """Refuse values that no run could use.
+
+    Raises:
+        ValueError: naming each of them.
+    """
+    settings.check(config, *_conflicts(config))
+
+
+def _conflicts(config: Config) -> Iterator[str]:
+    """Yield what is wrong with settings taken together."""
+    yield from optimizers.schedule_errors(
+        config.learning_rate, warmup=config.warmup, steps=max(1, config.steps)
+    )
+    if not config.text:
+        yield "text must be a file or folder to learn from, got none"
+    if config.rows_at_once and config.rows % config.rows_at_once:
+        yield f"rows_at_once must divide rows, {config.rows}, or be 0; got {config.rows_at_once}"
+    if config.param_dtype not in ("", "float32"):
+        yield f"param_dtype must be float32 in training, got {config.param_dtype!r}"
