@@ -25,7 +25,7 @@ from ilo_jax.activations.gathering import layouts
 from ilo_jax.activations.store import Key, Store, open_store
 from ilo_jax.activations.taps import Tap, read
 from ilo_jax.activations.usable import naming, usable_states
-from ilo_jax.corpora import dataset, parallel
+from ilo_jax.corpora import parallel, prepared
 from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.parallel import Parallel
@@ -69,7 +69,7 @@ def read_corpus(source: Aligned) -> Parallel:
     asked = codes if source.languages == "paper" else source.languages
     languages = [code.strip() for code in asked.split(",") if code.strip()]
     path = parallel.SAMPLE if source.corpus == "sample" else Path(source.corpus)
-    reader = dataset.read_prepared if dataset.is_prepared(path) else parallel.read
+    reader = prepared.read_prepared if prepared.is_prepared(path) else parallel.read
     sentences = source.sentences or None
     return reader(path, languages=languages, sentences=sentences, split=source.split)
 

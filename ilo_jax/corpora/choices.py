@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ilo_jax.corpora import examples, parallel
+from ilo_jax.corpora.lines import filled, is_text, made, parse_object, parse_tsv
 
 DELIMITER = " "
 """What a model reads between context and option; in the harness, `target_delimiter`.
@@ -122,13 +122,11 @@ def read_questions(
     make = {"plain": _plain, "xnli": _xnli, "xcopa": _xcopa, "belebele": _belebele}[shape]
     if shape == "xcopa":
         language = language or _named(path)
-    lines, what = examples.filled(path), f"{path}: a line must be a question of shape {shape}"
+    lines, what = filled(path), f"{path}: a line must be a question of shape {shape}"
     if path.suffix == ".tsv":
         rows = _rows(lines, path)
-        return tuple(examples.made(rows, lambda row: make(row, language), what=what, number=2))
-    return tuple(
-        examples.made(lines, lambda line: make(parallel.parse_object(line), language), what=what)
-    )
+        return tuple(made(rows, lambda row: make(row, language), what=what, number=2))
+    return tuple(made(lines, lambda line: make(parse_object(line), language), what=what))
 
 
 def by_language(questions: Iterable[Question]) -> dict[str, list[Question]]:
@@ -157,7 +155,7 @@ def _named(path: Path) -> str:
 
 def _rows(lines: Sequence[str], path: Path) -> list[dict[str, str]]:
     """Return the lines of a table by the names of its columns."""
-    columns = parallel.parse_tsv(lines, str(path))
+    columns = parse_tsv(lines, str(path))
     if len(lines) == 1:
         raise ValueError(f"{path} has no questions, only the names of columns")
     rows = zip(*columns.values(), strict=True)
@@ -168,7 +166,7 @@ def _plain(record: Mapping[str, Any], language: str) -> Question:
     others = [key for key in record if key not in Question._fields]
     if others:
         raise ValueError(f"has also {', '.join(others)}")
-    if not parallel.is_text(record.get("context")):
+    if not is_text(record.get("context")):
         raise ValueError(f"context must be text, got {_shown(record, 'context')}")
     options = _options(record)
     places = [str(place) for place in range(len(options))]
@@ -259,7 +257,7 @@ def _texts(record: Mapping[str, Any], *names: str) -> list[str]:
 
 
 def _is_filled(value: object) -> bool:
-    return parallel.is_text(value) and bool(str(value).strip())
+    return is_text(value) and bool(str(value).strip())
 
 
 def _place(record: Mapping[str, Any], name: str, allowed: Sequence[str]) -> int:

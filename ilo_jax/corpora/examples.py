@@ -12,17 +12,16 @@ import json
 import operator
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ilo_jax.corpora import dataset, parallel
+from ilo_jax.corpora import parallel
+from ilo_jax.corpora.lines import filled, is_text, made, parse_object, read_lines
+from ilo_jax.corpora.prepared import is_prepared, open_dataset, read_features
 from ilo_jax.refusals import listed, refuse
-
-Line = TypeVar("Line")
-Made = TypeVar("Made")
 
 KEYS = ({"text"}, {"prompt", "completion"})
 """What an example may be made of; text is a completion that has no prompt."""
@@ -94,47 +93,11 @@ def read_examples(path: str | Path, *, split: str = "") -> Examples:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no examples at {path}: there is no such file or folder")
-    if dataset.is_prepared(path):
+    if is_prepared(path):
         return _read_dataset(path, split)
     parallel.choose_split([""], split, path)
     found = _read_folder(path) if path.is_dir() else _read_file(path)
     return Examples(tuple(found), str(path))
-
-
-def filled(path: Path) -> list[str]:
-    """Return the lines of a file that has some.
-
-    Raises:
-        ValueError: if it is empty, or naming the first byte that is not UTF-8.
-    """
-    lines = parallel.read_lines({str(path): path})[str(path)]
-    if not lines:
-        raise ValueError(f"{path} is empty")
-    return lines
-
-
-def made(
-    lines: Iterable[Line], make: Callable[[Line], Made], *, what: str, number: int = 1
-) -> list[Made]:
-    """Return what is made of every line.
-
-    Args:
-        lines: to make something of.
-        make: makes it, or raises a ValueError.
-        what: opens the message, with the rule that was broken.
-        number: of the first line.
-
-    Raises:
-        ValueError: naming all lines for which `make` raised one.
-    """
-    results, problems = [], []
-    for place, line in enumerate(lines, number):
-        try:
-            results.append(make(line))
-        except ValueError as error:
-            problems.append(f"line {place}: {error}")
-    refuse(f"{what}, got", problems)
-    return results
 
 
 def _read_file(path: Path) -> list[Example]:
@@ -159,7 +122,7 @@ def _read_folder(folder: Path) -> list[Example]:
 
 
 def _read_text(*files: Path) -> list[Example]:
-    text = parallel.read_lines({str(file): file for file in files})
+    text = read_lines({str(file): file for file in files})
     paragraphs = {name: _paragraphs(lines) for name, lines in text.items()}
     without = [f"none in {name}" for name, found in paragraphs.items() if not found]
     refuse("a text file must hold a paragraph, got", without)
@@ -174,7 +137,7 @@ def _paragraphs(lines: Sequence[str]) -> list[str]:
 
 def _read_jsonl(path: Path) -> list[Example]:
     what = f"{path}: a line must be a JSON object of text, with text or prompt and completion"
-    return made(filled(path), lambda line: _example(parallel.parse_object(line)), what=what)
+    return made(filled(path), lambda line: _example(parse_object(line)), what=what)
 
 
 def _example(record: Mapping[str, Any]) -> Example:
@@ -186,9 +149,7 @@ def _example(record: Mapping[str, Any]) -> Example:
     if set(record) not in KEYS:
         raise ValueError(f"has {', '.join(record) or 'no keys'}")
     other = [
-        f"{key} is {reprlib.repr(value)}"
-        for key, value in record.items()
-        if not parallel.is_text(value)
+        f"{key} is {reprlib.repr(value)}" for key, value in record.items() if not is_text(value)
     ]
     if other:
         raise ValueError(", ".join(other))
@@ -211,9 +172,7 @@ def _contexts(document: object, path: Path) -> list[str]:
     paragraphs = _entries(articles, "paragraphs", problems)
     contexts = [(f"{where}.context", _value(node, "context")) for where, node in paragraphs]
     problems += [
-        f"{where}: {reprlib.repr(context)}"
-        for where, context in contexts
-        if not parallel.is_text(context)
+        f"{where}: {reprlib.repr(context)}" for where, context in contexts if not is_text(context)
     ]
     refuse(f"{path}: data[].paragraphs[] must be lists, with a text as context, got", problems)
     return list(dict.fromkeys(str(context) for _, context in contexts))
@@ -242,25 +201,12 @@ def _value(node: object, key: str) -> object:
 
 
 def _read_dataset(folder: Path, split: str) -> Examples:
-    builder = _open(folder)
+    builder = open_dataset(folder)
+    _refuse_another_kind(builder.info, folder)
     chosen = parallel.choose_split(list(builder.info.splits), split, folder)
     source = f"{folder} ({chosen})"
     records = _sorted(_records(builder, chosen, source), source)
     return Examples(tuple(_example(record) for record in _decoded(records, source)), source)
-
-
-def _open(folder: Path) -> Any:
-    """Return the TFDS builder that reads a dataset of examples."""
-    import tensorflow_datasets as tfds
-    from google.protobuf import json_format
-
-    try:
-        # Absolute, since TFDS reads a folder named ~ from the user's home.
-        builder = tfds.builder_from_directory(folder.absolute())
-    except (json_format.ParseError, ValueError) as error:
-        raise ValueError(f"{folder} is damaged, or no dataset of TFDS: {error}") from error
-    _refuse_another_kind(builder.info, folder)
-    return builder
 
 
 def _refuse_another_kind(info: Any, folder: Path) -> None:
@@ -285,21 +231,8 @@ def _kind(feature: Any) -> str:
 
 
 def _records(builder: Any, split: str, source: str) -> list[dict[str, Any]]:
-    """Return all examples of a split as TFDS keeps them.
-
-    Parsed here, since TFDS takes what a cut file holds for text that is empty.
-    """
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    try:
-        data = builder.as_data_source(split, deserialize_method=raw)
-        read = data.__getitems__(range(len(data)))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{source} is damaged: {error}") from error
-    parse = tf_example_pb2.Example.FromString  # pyright: ignore (made at import)
-    examples, names = [parse(one).features.feature for one in read], list(builder.info.features)
+    """Return all examples of a split as TFDS keeps them."""
+    examples, names = read_features(builder, split, source), list(builder.info.features)
     columns = [_values(examples, name, source) for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 

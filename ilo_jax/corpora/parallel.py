@@ -11,11 +11,11 @@ import hashlib
 import importlib.resources
 import json
 import reprlib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ilo_jax.corpora.lines import is_text, parse_object, parse_tsv, read_lines, refuse_repeated
 from ilo_jax.refusals import listed, refuse
 
 SAMPLE = Path(str(importlib.resources.files("ilo_jax.corpora") / "sample"))
@@ -47,7 +47,7 @@ class Parallel:
                 f"{self.source}: every language must have its sentences, got "
                 f"{len(self.languages)} languages and sentences of {len(self.sentences)}"
             )
-        _refuse_repeated(self.languages, f"{self.source}: a language must come once")
+        refuse_repeated(self.languages, f"{self.source}: a language must come once")
         _refuse_unequal(self)
         empty = [
             f"{language} {number}"
@@ -210,46 +210,6 @@ def _near(code: str, there: Sequence[str]) -> str:
     return f" (near: {', '.join(near[:3])})" if near else ""
 
 
-def read_lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Return the lines of several files.
-
-    Raises:
-        ValueError: naming the first byte of each file that is not UTF-8.
-    """
-    lines, problems = {}, []
-    for name, file in files.items():
-        data = file.read_bytes()
-        try:
-            text = data.decode().removeprefix("\ufeff")
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            byte = error.start - data.rfind(b"\n", 0, error.start)
-            problems.append(f"{file} line {line}, byte {byte}: 0x{data[error.start]:02x}")
-        else:
-            lines[name] = text.removesuffix("\n").split("\n") if text else []
-    refuse("text must be UTF-8, got", problems)
-    return lines
-
-
-def parse_tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
-    """Return the columns of a tab-separated table.
-
-    Not by the csv module: even with quoting off it refuses a carriage return in a cell.
-    """
-    header, *rows = [line.split("\t") for line in lines]
-    header = [name.rstrip() for name in header]
-    _refuse_repeated(header, f"{source}: a column must come once")
-    if "" in header:
-        raise ValueError(f"{source}: column {header.index('') + 1} must have a name, got none")
-    ragged = [
-        f"line {number}: {len(row)}"
-        for number, row in enumerate(rows, 2)
-        if len(row) != len(header)
-    ]
-    refuse(f"{source}: a line must have {len(header)} cells, as the header has, got", ragged)
-    return {name: [row[column] for row in rows] for column, name in enumerate(header)}
-
-
 def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
     """Return the values of every key of a table of JSON objects, text or not."""
     records, problems = [], []
@@ -269,35 +229,10 @@ def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
     return {key: [record[key] for record in records] for key in keys}
 
 
-def parse_object(line: str) -> dict[str, Any]:
-    """Return one line's object, whose values may be anything.
-
-    Raises:
-        ValueError: if it is none, or repeats a key.
-    """
-    try:
-        record = json.loads(line, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at character {error.colno}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"is {reprlib.repr(record)}")
-    return record
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _refuse_repeated([key for key, _ in pairs], "a key must come once")
-    return dict(pairs)
-
-
 def _differences(keys: Collection[str], expected: Collection[str]) -> list[str]:
     return [f"no {key}" for key in expected if key not in keys] + [
         f"also {key}" for key in keys if key not in expected
     ]
-
-
-def is_text(value: object) -> bool:
-    """Tell text from JSON's other values, and from strings with half a surrogate pair."""
-    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
 def _refuse_other_than_text(columns: Mapping[str, Sequence[object]], source: str) -> None:
@@ -322,9 +257,3 @@ def _refuse_unequal(corpus: Parallel) -> None:
         )
     if not any(by_count):
         raise ValueError(f"{corpus.source} has no sentences")
-
-
-def _refuse_repeated(names: Sequence[str], what: str) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{what}, got more than once: {', '.join(repeated)}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ilo_jax.corpora.examples import Example, Examples, made, read_examples
+from ilo_jax.corpora.examples import Example, Examples, read_examples
 
 
 def refusal(call: Callable[[], object], kind: type[Exception] = ValueError) -> str:
@@ -291,12 +291,6 @@ def test_the_hash_tells_apart_order_and_boundaries():
     ]
     made = [Examples(tuple(Example(*pair) for pair in pairs), "") for pairs in several]
     assert len({examples.hash for examples in made}) == len(several)
-
-
-def test_what_is_made_of_lines_and_where_they_begin():
-    assert made(["1", "2"], int, what="x") == [1, 2]
-    said = "a number, got\n  line 2: invalid literal for int() with base 10: 'b'"
-    assert refusal(lambda: made(["b", "3"], int, what="a number", number=2)) == said
 
 
 # Prepared datasets

@@ -7,18 +7,14 @@ five times as long to write, and twice the space. TFDS orders examples by a hash
 sentence's place in the corpus, puts them back in order. Nothing is ever downloaded.
 """
 
-import gzip
 import re
-import stat
-import tarfile
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ilo_jax.corpora import parallel
+from ilo_jax.corpora.archives import ARCHIVES, unpack
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.refusals import listed, refuse
 
@@ -31,14 +27,15 @@ WHOLE = "train"
 INFO = "dataset_info.json"
 """The file by which a folder is known as a prepared dataset."""
 
-ARCHIVES = (".tar.gz", ".tgz", ".zip")
 TABLES = (".tsv", ".jsonl")
 
-DAMAGE = (EOFError, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error)
-"""What Python raises for an archive that is none, or is cut or changed."""
+MOST_BYTES = 4 * 2**30
+"""What an archive may unpack to; FLORES-200 takes a tenth of a gigabyte."""
 
 
-def prepare(source: str | Path, data_dir: str | Path, *, name: str) -> Path:
+def prepare(
+    source: str | Path, data_dir: str | Path, *, name: str, most_bytes: int = MOST_BYTES
+) -> Path:
     """Write a corpus as a TFDS dataset and return its folder, `data_dir`/`name`/1.0.0.
 
     The dataset is written beside that folder and renamed when it is whole. It holds all
@@ -49,19 +46,20 @@ def prepare(source: str | Path, data_dir: str | Path, *, name: str) -> Path:
             on its own or as the only folder in the archive, as in that of FLORES-200.
         data_dir: where datasets are kept.
         name: of the dataset: a letter, then letters, digits and underscores, all lower case.
+        most_bytes: that an archive may unpack to.
 
     Raises:
         FileExistsError: if that folder is there already, whatever it holds.
         FileNotFoundError: if there is nothing at `source`.
         ValueError: if `name` is not as above; if `source` is no corpus, is damaged, is an
-            archive of anything but plain files inside it, or its splits differ in their
-            languages; the message names what and where.
+            archive of anything but plain files inside it or unpacks to more, or its splits differ
+            in their languages; the message names what and where.
     """
     source, folder = Path(source), Path(data_dir) / name / VERSION
     _refuse_name(name)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: remove it, or choose another name")
-    corpora = _read_source(source)
+    corpora = _read_source(source, most_bytes)
     _refuse_other_languages(corpora, source)
     builder = _builder(corpora, name=name, data_dir=Path(data_dir))
     with tempfile.TemporaryDirectory() as nothing:
@@ -98,23 +96,24 @@ def read_prepared(
             damaged; the message names what and where.
     """
     folder = Path(folder)
-    builder = _open(folder)
+    builder = open_dataset(folder)
+    _refuse_another_kind(builder.info, folder)
     chosen = parallel.choose_split(list(builder.info.splits), split, folder)
     source = f"{folder} ({chosen})"
     codes = parallel.choose_languages(languages, builder.info.features["text"].keys(), source)
-    examples = _examples(builder, chosen, source)
+    examples = _sorted(read_features(builder, chosen, source), source)
     text = {code: _texts(examples, code, source) for code in codes}
     corpus = parallel.aligned(codes, text, source)
     return corpus if sentences is None else parallel.first(corpus, sentences)
 
 
-def _read_source(source: Path) -> dict[str, Parallel]:
+def _read_source(source: Path, most_bytes: int) -> dict[str, Parallel]:
     if not source.is_file() or source.suffix in TABLES:
         return _read_splits(source)
     if not source.name.endswith(ARCHIVES):
         kinds = ", ".join((*ARCHIVES, *TABLES))
         raise ValueError(f"a corpus must be a folder, or a file {kinds}, got {source}")
-    return _read_archive(source)
+    return _read_archive(source, most_bytes)
 
 
 def _read_splits(source: Path) -> dict[str, Parallel]:
@@ -123,78 +122,13 @@ def _read_splits(source: Path) -> dict[str, Parallel]:
     return {split or WHOLE: parallel.read(source, split=split) for split in splits}
 
 
-def _read_archive(archive: Path) -> dict[str, Parallel]:
+def _read_archive(archive: Path, most_bytes: int) -> dict[str, Parallel]:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _unpack(archive, Path(folder))
-            return _read_splits(_lone_folder(Path(folder)))
+            return _read_splits(unpack(archive, Path(folder), most_bytes=most_bytes))
         except ValueError as error:
             # The reader names the files that it read, which nobody can look at any more.
             raise ValueError(str(error).replace(folder, str(archive))) from error
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Write the members of an archive to an empty folder.
-
-    Raises:
-        ValueError: naming all members that are no plain files, that would lie outside or come
-            twice; or if the archive is damaged.
-    """
-    problems = []
-    try:
-        for name, content in _members(archive):
-            problem = _problem(name, content, folder)
-            if problem or content is None:
-                problems.append(f"{name}: {problem}")
-            else:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
-    except DAMAGE as error:
-        raise ValueError(f"{archive} is damaged, or no archive: {error}") from error
-    refuse(f"{archive}: a member must be a plain file inside, and once, got", problems)
-
-
-def _problem(name: str, content: bytes | None, folder: Path) -> str:
-    """Return why a member cannot be written to the folder; empty if it can."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        return "lies outside"
-    if content is None:
-        return "is a link, a device or encrypted"
-    taken = (folder / path).exists() or any((folder / up).is_file() for up in path.parents)
-    return "comes twice" if taken else ""
-
-
-def _members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield name and content of all members but folders; None for what is no plain file."""
-    return _zipped(archive) if archive.suffix == ".zip" else _tarred(archive)
-
-
-def _tarred(archive: Path) -> Iterator[tuple[str, bytes | None]]:
-    with gzip.open(archive) as stream:
-        with tarfile.open(fileobj=stream, mode="r|") as members:
-            for member in members:
-                if not member.isdir():
-                    file = members.extractfile(member) if member.isreg() else None
-                    yield member.name, file and file.read()
-        # The checksum is at the end, and tarfile stops at the first header of zeros.
-        while stream.read(1 << 20):
-            pass
-
-
-def _zipped(archive: Path) -> Iterator[tuple[str, bytes | None]]:
-    with zipfile.ZipFile(archive) as members:
-        for member in members.infolist():
-            if not member.is_dir():
-                encrypted = member.flag_bits & 1
-                link = stat.S_ISLNK(member.external_attr >> 16)
-                yield member.filename, None if encrypted or link else members.read(member)
-
-
-def _lone_folder(folder: Path) -> Path:
-    """Return the folder's only entry where that is a folder, as in most archives, or itself."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-    return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder
 
 
 def _refuse_name(name: str) -> None:
@@ -254,19 +188,25 @@ def _builder(corpora: Mapping[str, Parallel], *, name: str, data_dir: Path) -> A
     return Corpus(data_dir=data_dir, file_format="array_record")
 
 
-def _open(folder: Path) -> Any:
-    """Return the TFDS builder that reads a dataset of aligned text."""
+def open_dataset(folder: Path) -> Any:
+    """Open the folder of a prepared dataset.
+
+    Returns:
+        The TFDS builder that reads it; what features it has is for the caller to look at.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `folder`.
+        ValueError: if it is no prepared dataset, or is damaged.
+    """
     import tensorflow_datasets as tfds
     from google.protobuf import json_format
 
     _refuse_unprepared(folder)
     try:
         # Absolute, since TFDS reads a folder named ~ from the user's home.
-        builder = tfds.builder_from_directory(folder.absolute())
+        return tfds.builder_from_directory(folder.absolute())
     except (json_format.ParseError, ValueError) as error:
         raise ValueError(f"{folder} is damaged, or no dataset of TFDS: {error}") from error
-    _refuse_another_kind(builder.info, folder)
-    return builder
 
 
 def _refuse_unprepared(folder: Path) -> None:
@@ -291,23 +231,32 @@ def _refuse_another_kind(info: Any, folder: Path) -> None:
         )
 
 
-def _examples(builder: Any, split: str, source: str) -> list[Any]:
-    """Return each example's map of names to features, in the order of the ids.
+def read_features(builder: Any, split: str, source: str) -> list[Any]:
+    """Each example's map of names to features, as TFDS keeps them.
 
-    Parsed here, since TFDS looks at every feature of every example, asked for or not: five
-    seconds for FLORES-200 devtest, against one.
+    Parsed here, since TFDS takes what a cut file holds for text that is empty, and looks at
+    every feature of every example, asked for or not: five seconds for FLORES-200 devtest,
+    against one.
+
+    Args:
+        builder: from `open_dataset`.
+        split: one of the dataset's.
+        source: what messages call it.
+
+    Raises:
+        ValueError: if the files are damaged.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.proto import tf_example_pb2
 
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    data = builder.as_data_source(split, deserialize_method=raw)
     try:
+        data = builder.as_data_source(split, deserialize_method=raw)
         records = data.__getitems__(range(len(data)))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{source} is damaged: {error}") from error
     parse = tf_example_pb2.Example.FromString  # pyright: ignore (made at import)
-    return _sorted([parse(record).features.feature for record in records], source)
+    return [parse(record).features.feature for record in records]
 
 
 def _sorted(examples: Sequence[Any], source: str) -> list[Any]:

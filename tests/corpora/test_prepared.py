@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from ilo_jax.corpora import dataset, parallel
-from ilo_jax.corpora.dataset import is_prepared, prepare, read_prepared
+from ilo_jax.corpora import parallel
 from ilo_jax.corpora.parallel import SAMPLE, Parallel
+from ilo_jax.corpora.prepared import VERSION, is_prepared, prepare, read_prepared
 
 TEXT = {
     "eng_Latn": [f"sentence {number}" for number in range(20)],
@@ -160,10 +160,10 @@ class NoTensorFlow(PathFinder):  # whether it is installed or not
         return None if name == "tensorflow" else super().find_spec(name, *rest)
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = NoTensorFlow
-from ilo_jax.corpora import dataset, parallel
+from ilo_jax.corpora import parallel, prepared
 assert not {"tensorflow_datasets", "array_record", "google.protobuf"} & set(sys.modules)
-folder = dataset.prepare(parallel.SAMPLE, sys.argv[1], name="sample")
-assert dataset.read_prepared(folder).hash == parallel.sample().hash
+folder = prepared.prepare(parallel.SAMPLE, sys.argv[1], name="sample")
+assert prepared.read_prepared(folder).hash == parallel.sample().hash
 """
 
 
@@ -577,6 +577,6 @@ def test_what_is_read_is_at_the_given_path_even_if_named_like_a_home(tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = prepare(SAMPLE, "~", name="sample")
-    assert folder == Path("~/sample", dataset.VERSION)
+    assert folder == Path("~/sample", VERSION)
     assert read_prepared(folder).hash == parallel.sample().hash
     assert not (tmp_path / "home").exists()
