@@ -103,7 +103,8 @@ def cells(section: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if blocks(text, "python")])
-def test_python_blocks_run(name: str, capsys: pytest.CaptureFixture):
+def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture):
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in blocks(TEXTS[name], "python"):
         exec(compile(block, name, "exec"), names)

@@ -134,7 +134,7 @@ def run(
     if begun:
         begun(int(state.step))
     step = make_step(learner.loss, learner.optimizer, like=state, mesh=mesh)
-    key = jax.device_put(jax.random.key(learner.seed), replicated(mesh))
+    key = jax.random.key(learner.seed)
     with told_to_stop() as stop, closing(checkpoints), _naming_what_is_left(checkpoints):
         state = train(
             lambda number, state: step(state, frozen, batch(number), key),
