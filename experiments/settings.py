@@ -15,6 +15,8 @@ from ilo_jax.metrics import DISTANCES, IloSettings
 
 T = TypeVar("T")
 
+FLOATS = " or ".join(DTYPES)
+
 
 class Bound(NamedTuple):
     """What a field must be."""
@@ -106,11 +108,8 @@ class Aligned:
 class Compute:
     """How a model is computed."""
 
-    dtype: str = one_of(DTYPES, default="float32", words=" or ".join(DTYPES))
+    dtype: str = one_of(DTYPES, default="float32", words=FLOATS)
     """Of the computation: float32 or bfloat16."""
-    batch_tokens: int = at_least(1, default=4096)
-    """Positions computed at a time on each device, or on each group of `model_parallel`; results
-    change within rounding only."""
     model_parallel: int = at_least(1, default=1)
     """How many devices share each copy of the model."""
     fsdp: bool = False
@@ -118,10 +117,19 @@ class Compute:
 
 
 @dataclasses.dataclass(kw_only=True)
+class Batched:
+    """How much of the sentences is computed at a time."""
+
+    batch_tokens: int = at_least(1, default=4096)
+    """Positions on each device, or on each group of `model_parallel`; results change within
+    rounding only."""
+
+
+@dataclasses.dataclass(kw_only=True)
 class Held:
     """How the weights of a model lie on the devices."""
 
-    param_dtype: str = one_of(("", *DTYPES), default="", words=" or ".join(DTYPES))
+    param_dtype: str = one_of(("", *DTYPES), default="", words=FLOATS)
     """Of the weights on the devices; empty: as `dtype`."""
 
 
@@ -131,7 +139,7 @@ class Storage:
 
     prefix: str = ""
     """Put before every sentence, such as "query: " for the e5 models."""
-    stored_dtype: str = one_of(DTYPES, default="float32", words=" or ".join(DTYPES))
+    stored_dtype: str = one_of(DTYPES, default="float32", words=FLOATS)
     """Of the states on disk: float32 or bfloat16."""
     states: str = ""
     """Where states are stored: a folder or a URL such as gs://bucket/folder; empty: WORKDIR/states.
@@ -139,7 +147,7 @@ class Storage:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Source(Compute, Aligned, Model):
+class Source(Batched, Compute, Aligned, Model):
     """Which model, which sentences, and how they are computed."""
 
 

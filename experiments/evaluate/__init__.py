@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,19 +26,20 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments import tables
+from experiments.evaluate import report
 from experiments.launch import Run, say
 from experiments.settings import Compared, Extraction, check, one_of
 from experiments.states import find_model, read_corpus, stored_states, surroundings
 from ilo_jax import sharding
 from ilo_jax.corpora.choices import SHAPES, Question, read_questions
-from ilo_jax.corpora.languages import by_family
+from ilo_jax.corpora.languages import by_family as by_family
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.evaluation.answers import AnswerScores, answer_scores, question_tokens
 from ilo_jax.evaluation.held_out import TextScores, corpus_tokens, text_scores
 from ilo_jax.evaluation.likelihood import compiled_likelihood
 from ilo_jax.evaluation.retrieval import translations_found
 from ilo_jax.files import write_text
-from ilo_jax.metrics import ChoiceScores
+from ilo_jax.metrics import ChoiceScores as ChoiceScores
 from ilo_jax.models.hub import hf, repository
 
 
@@ -134,19 +135,11 @@ def measure(config: Config, run: Run) -> Results:
     )
     for name, scores in measured:
         results = results._replace(**{name: scores})
-        left.add(*tabled(name, scores, corpus.languages))
+        left.add(report.FILES[name], report.tabled(name, scores, corpus.languages))
     for table in left.tables.values():
         say(table.text + "\n")
     say(f"measured in {left.seconds:.1f} s; wrote {', '.join(left.tables)} in {run.workdir}")
     return results
-
-
-class Table(NamedTuple):
-    """The same twice: for people, and for a file."""
-
-    text: str
-    header: tuple[str, ...]
-    rows: list[tables.Row]
 
 
 class Left:
@@ -157,9 +150,9 @@ class Left:
         folder, self.model = find_model(config)
         self.workdir, self.begun, self.seconds = workdir, time.perf_counter(), 0.0
         self.record = record(config, corpus, folder)
-        self.tables: dict[str, Table] = {}
+        self.tables: dict[str, report.Table] = {}
 
-    def add(self, name: str, table: Table) -> None:
+    def add(self, name: str, table: report.Table) -> None:
         """Write a table, by the name of its file."""
         self.tables[name], self.seconds = table, time.perf_counter() - self.begun
         if jax.process_index():
@@ -182,47 +175,3 @@ def record(config: Config, corpus: Parallel, folder: Path) -> dict[str, Any]:
         "corpus": corpus.hash,
         "questions": digests,
     }
-
-
-def tabled(name: str, scores: Any, languages: Sequence[str]) -> tuple[str, Table]:
-    """Return the name of a file and what is in it, of one of the `Results`."""
-    if name == "texts":
-        return "evaluation.csv", _of_texts(scores, languages)
-    if name == "answers":
-        return "choices.csv", _of_answers(scores)
-    return "retrieval.csv", _of_retrieval(scores, languages)
-
-
-def _of_texts(scores: TextScores, languages: Sequence[str]) -> Table:
-    header = ("language", "bits_per_byte", "loss_per_token", "tokens")
-    return _by_language(header, zip(languages, *scores, strict=True))
-
-
-def _of_answers(answers: AnswerScores) -> Table:
-    header = ("language", *ChoiceScores._fields)
-    return _by_language(header, zip(answers.languages, *answers.scores, strict=True))
-
-
-def _by_language(header: tuple[str, ...], lines: Iterable[tuple[Any, ...]]) -> Table:
-    """Return lines as a table; for people, families together, and the mean of all but the last."""
-    found = {line[0]: line for line in lines}
-    shown = [found[code] for code in by_family(found)]
-    means = np.mean([line[1:-1] for line in shown], axis=0)
-    shown.append(("mean", *means, ""))
-    text = tables.columns([header, *(_cells(line) for line in shown)])
-    return Table(text, header, [dict(zip(header, line, strict=True)) for line in found.values()])
-
-
-def _cells(line: Iterable[Any]) -> list[str]:
-    return [f"{value:.3f}" if isinstance(value, np.floating) else str(value) for value in line]
-
-
-def _of_retrieval(
-    retrieved: Float[np.ndarray, "state lang lang"], languages: Sequence[str]
-) -> Table:
-    """One row per state and language; for people, the mean over all pairs at each state."""
-    means = {"finding": np.nanmean(retrieved, axis=2), "found": np.nanmean(retrieved, axis=1)}
-    lines = [(str(state), f"{m:.3f}") for state, m in enumerate(means["finding"].mean(axis=1))]
-    header = ("state", "language", *means)
-    text = tables.columns([("state", "retrieval"), *lines])
-    return Table(text, header, list(tables.tidy(means, languages)))

@@ -4,30 +4,57 @@ import dataclasses
 from collections.abc import Iterator
 
 from experiments import settings
-from experiments.settings import Held, Overlap, Source, at_least, one_of
+from experiments.settings import (
+    Aligned,
+    Batched,
+    Held,
+    Model,
+    Overlap,
+    Source,
+    at_least,
+    one_of,
+)
 from ilo_jax.training import optimizers
 
 
 @dataclasses.dataclass(kw_only=True)
-class Config(Overlap, Held, Source):
-    """What a decoder learns, how, and what is watched meanwhile.
-
-    `corpus`, `split`, `languages` and `sentences` are of the aligned text that is evaluated on.
-    """
+class Learnt:
+    """Which text is learnt."""
 
     text: str = ""
     """What is learnt: a .txt file or a folder of them, prompts and completions as .jsonl, the
     paragraphs of a SQuAD-shaped .json, or a prepared TFDS dataset."""
     text_split: str = ""
     """Of a dataset; may be empty where there is just one."""
-    freeze: str = "none"
-    """What does not train: none; paper:8, the embedding, the first 8 blocks, the final norm and the
-    head; or patterns of weight paths, separated by commas."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Watched:
+    """What is kept and written down while it goes on; none of it changes what is learnt."""
+
     frozen_states: str = one_of(("", "memory", "disk"), default="", words="empty, memory or disk")
     """Whether what the frozen first blocks make of the text is computed once and kept: empty (no),
     memory or disk."""
     frozen_folder: str = ""
     """Where on disk; empty: WORKDIR/frozen. Runs of one model and text may share it."""
+    evaluate: int = at_least(0, default=50)
+    """Steps between evaluations; 0: none."""
+    save: int = at_least(0, default=50)
+    """Steps between checkpoints; 0: only where the run ends or is told to stop."""
+    tensorboard: bool = False
+    """Whether to write WORKDIR/tensorboard, too."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config(Watched, Overlap, Held, Source, Learnt):
+    """What a decoder learns, how, and what is watched meanwhile.
+
+    `corpus`, `split`, `languages` and `sentences` are of the aligned text that is evaluated on.
+    """
+
+    freeze: str = "none"
+    """What does not train: none; paper:8, the embedding, the first 8 blocks, the final norm and the
+    head; or patterns of weight paths, separated by commas."""
     steps: int = at_least(1, default=200)
     """How many in all."""
     rows: int = at_least(1, default=8)
@@ -48,12 +75,11 @@ class Config(Overlap, Held, Source):
     """Whether blocks are computed again on the way back, which takes less memory."""
     seed: int = at_least(0, default=0)
     """Of the order of the rows."""
-    evaluate: int = at_least(0, default=50)
-    """Steps between evaluations; 0: none."""
-    save: int = at_least(0, default=50)
-    """Steps between checkpoints; 0: only where the run ends or is told to stop."""
-    tensorboard: bool = False
-    """Whether to write WORKDIR/tensorboard, too."""
+
+
+NO_BEARING = (Model, Learnt, Aligned, Batched, Overlap, Watched)
+"""Parts of a Config that change nothing of what is learnt, but for rounding, or are told by the
+digests of what they name."""
 
 
 def check(config: Config) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from experiments.finetune.config import Config, check
+from experiments.finetune.config import NO_BEARING, Config, check
 from experiments.states import find_model
 from ilo_jax import sharding
 from ilo_jax.corpora.examples import read_examples
@@ -89,15 +89,11 @@ def _refuse_untrainable(model: ModelConfig) -> None:
         raise ValueError(f"model must be a decoder with a head to be fine-tuned, got {kind}")
 
 
-NOT_IN_KEY = """model corpus split languages sentences batch_tokens text text_split evaluate save
-    tensorboard k min_languages frozen_states frozen_folder""".split()
-"""Fields that change nothing of what is learnt, but for rounding, or are told by what they name."""
-
-
 def training_key(config: Config, setting: Setting) -> Key:
     """Return all that determines what a run ends with."""
     given = dataclasses.asdict(config) | {"param_dtype": "float32"}
-    settings = {name: value for name, value in given.items() if name not in NOT_IN_KEY}
+    told = {field.name for part in NO_BEARING for field in dataclasses.fields(part)}
+    settings = {name: value for name, value in given.items() if name not in told}
     return key_of(
         FORWARD,
         TRAINING,

@@ -18,11 +18,11 @@ import jax
 from experiments import pictures, tables
 from experiments.ilo import report
 from experiments.launch import Run, say
-from experiments.settings import Bound, Compared, Extraction, Overlap, at_least, check
+from experiments.settings import Bound, Compared, Extraction, Overlap, at_least, check, one_of
 from experiments.states import Stored, read_corpus, stored_states, surroundings
 from ilo_jax.evaluation.interlingua import scored
 from ilo_jax.files import key_digest, write_text
-from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
+from ilo_jax.metrics import PRECISIONS, IloSettings, ReferencedScores, check_settings
 
 SEED_LIMIT = Bound(lambda seed: seed < 2**63, "below 2^63")
 
@@ -31,7 +31,7 @@ SEED_LIMIT = Bound(lambda seed: seed < 2**63, "below 2^63")
 class Config(Overlap, Compared, Extraction):
     """What a run measures, on what, and how."""
 
-    precision: str = IloSettings.precision
+    precision: str = one_of(PRECISIONS, default=IloSettings.precision)
     """exact or fast: how neighbours are proposed; the same are found."""
     permutations: int = at_least(1, default=IloSettings.permutations)
     """Shuffles of the language labels behind the ceiling."""

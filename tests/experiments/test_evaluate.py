@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from experiments import evaluate as module
 from experiments.evaluate import Config, measure
 from experiments.launch import Run
 from tests.models.variants import perturb
@@ -163,6 +164,30 @@ def test_retrieval_of_an_encoder_at_every_hidden_state(tiny, text, tmp_path, cap
     assert f"{np.mean(finding[2]):.3f}" in capsys.readouterr().out
     measure(config, Run(tmp_path / "run"))
     assert "using the states stored in" in capsys.readouterr().out
+
+
+def test_what_was_measured_stays_where_a_later_measure_fails(config, tmp_path, monkeypatch):
+    """The states are refused after the likelihoods were written."""
+    whole = measure(config, Run(tmp_path / "whole"))
+
+    def refuse(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, "stored_states", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        measure(dataclasses.replace(config, retrieval=True), Run(tmp_path / "half"))
+    assert {path.name for path in (tmp_path / "half").iterdir()} == {
+        "evaluation.csv",
+        "evaluation.json",
+    }
+    table = [float(row["bits_per_byte"]) for row in rows(tmp_path / "half/evaluation.csv")]
+    assert whole.texts is not None
+    np.testing.assert_allclose(table, whole.texts.bits_per_byte, rtol=1e-5)
+
+
+def test_likelihoods_leave_a_trace_where_asked_for(config, tmp_path):
+    measure(dataclasses.replace(config, sentences=2), Run(tmp_path, profile=True))
+    assert list(tmp_path.glob("trace/**/*.xplane.pb"))
 
 
 BAD_CONFIGS = [

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -280,6 +281,17 @@ def test_missing_packages_name_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
     )
     with pytest.raises(ImportError, match=r"not installed: gguf, torch; .*'\.\[gguf\]'"):
         convert(tmp_path / "tiny.gguf", tmp_path / "out")
+
+
+def test_a_disk_that_refuses_the_weights_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch):
+    def refuse(*_, **__) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    file = write(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", refuse)
+    with pytest.raises(OSError, match=r"^cannot write .*out: I/O error: No space left"):
+        convert(file, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
 
 
 def script(*arguments: str) -> subprocess.CompletedProcess:
