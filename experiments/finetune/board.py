@@ -13,7 +13,7 @@ class Board:
         """Open a folder of events.
 
         Raises:
-            ImportError: if it is asked for and tensorboardX is not installed.
+            ImportError: If it is asked for and tensorboardX is not installed.
         """
         self.writer = None
         if folder is not None and jax.process_index() == 0:

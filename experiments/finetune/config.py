@@ -86,7 +86,7 @@ def check(config: Config) -> None:
     """Refuse values that no run could use.
 
     Raises:
-        ValueError: naming each of them.
+        ValueError: Naming each of them.
     """
     settings.check(config, *_conflicts(config))
 

@@ -52,11 +52,11 @@ class Setting(NamedTuple):
 
 
 def prepare(config: Config) -> Setting:
-    """Return what a run starts from.
+    """What a run starts from.
 
     Raises:
-        OSError: if the model or the text is absent.
-        ValueError: if the settings, the model or the text cannot be used.
+        OSError: If the model or the text is absent.
+        ValueError: If the settings, the model or the text cannot be used.
     """
     check(config)
     folder, name = find_model(config)
@@ -90,7 +90,7 @@ def _refuse_untrainable(model: ModelConfig) -> None:
 
 
 def training_key(config: Config, setting: Setting) -> Key:
-    """Return all that determines what a run ends with."""
+    """All that determines what a run ends with."""
     given = dataclasses.asdict(config) | {"param_dtype": "float32"}
     told = {field.name for part in NO_BEARING for field in dataclasses.fields(part)}
     settings = {name: value for name, value in given.items() if name not in told}
@@ -104,7 +104,7 @@ def training_key(config: Config, setting: Setting) -> Key:
 
 
 def kept_states_key(config: Config, setting: Setting) -> Key:
-    """Return all that determines the states of the frozen blocks, and which process has which."""
+    """All that determines the states of the frozen blocks, and which process has which."""
     text, order = setting.text, setting.order
     return key_of(
         FORWARD,

@@ -20,11 +20,11 @@ TEXT = ("language", "bits_per_byte", "loss", "tokens")
 
 
 def read_slice(source: Source, folder: Path, mesh: Mesh, *, k: int, min_languages: int) -> Slice:
-    """Return the aligned sentences that a configuration asks for, ready for any weights.
+    """The aligned sentences that a configuration asks for, ready for any weights.
 
     Raises:
-        OSError: if the corpus is absent.
-        ValueError: if it or the settings of ILO cannot be used.
+        OSError: If the corpus is absent.
+        ValueError: If it or the settings of ILO cannot be used.
     """
     return compiled_slice(
         read_corpus(source),

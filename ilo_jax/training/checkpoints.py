@@ -30,13 +30,13 @@ class Checkpoints:
         """Open a folder, making it if it is not there.
 
         Args:
-            folder: of this training only.
-            key: kept beside the checkpoints.
-            keep: how many checkpoints stay.
+            folder: Of this training only.
+            key: Kept beside the checkpoints.
+            keep: How many checkpoints stay.
 
         Raises:
-            ValueError: if what is there is of another key, naming what differs.
-            OSError: if the folder cannot be written.
+            ValueError: If what is there is of another key, naming what differs.
+            OSError: If the folder cannot be written.
         """
         self.folder = folder.absolute()
         together(lambda: _open(self.folder, key), what=f"opening {folder}")
@@ -44,12 +44,12 @@ class Checkpoints:
         self._orbax = ocp.training.Checkpointer(str(self.folder), preservation_policy=latest)
 
     def latest(self) -> int | None:
-        """Return the number of steps behind the last checkpoint; None if there is none."""
+        """The number of steps behind the last checkpoint; None if there is none."""
         found = self._orbax.latest
         return None if found is None else found.step
 
     def restore(self, like: State) -> State:
-        """Return the last checkpoint.
+        """The last checkpoint.
 
         Args:
             like: The `abstract` state of the same training, for where arrays are put. Arrays are
@@ -72,7 +72,7 @@ class Checkpoints:
         """Begin to write a state; what was begun before is finished first.
 
         Raises:
-            OSError: if this or the one before cannot be written.
+            OSError: If this or the one before cannot be written.
         """
         with _as_os_error(self.folder):
             # Orbax leaves a save out, unless forced, where the one before is still under way.
@@ -82,7 +82,7 @@ class Checkpoints:
         """Wait until all is written.
 
         Raises:
-            OSError: if it cannot be.
+            OSError: If it cannot be.
         """
         with _as_os_error(self.folder):
             self._orbax.close()

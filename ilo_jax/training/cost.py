@@ -33,7 +33,7 @@ def step_cost(
     cached: bool = False,
     remat: bool = False,
 ) -> Cost:
-    """Return the operations of one step of a causal language model.
+    """The operations of one step of a causal language model.
 
     Each position of a row counts, padding too, and in attention each pair of them that is
     compared (`models.spans`). The optimizer, norms and softmax are left out. (Kaplan et al. 2020,
@@ -42,13 +42,13 @@ def step_cost(
     than it says.
 
     Args:
-        config: of the model.
-        shapes: of every weight, by path.
-        frozen: whether each weight is.
-        rows: of a batch.
-        row_length: in tokens.
-        cached: whether the states of the frozen first blocks are there already.
-        remat: whether blocks are computed again on the way back.
+        config: Of the model.
+        shapes: Of every weight, by path.
+        frozen: Whether each weight is.
+        rows: Of a batch.
+        row_length: In tokens.
+        cached: Whether the states of the frozen first blocks are there already.
+        remat: Whether blocks are computed again on the way back.
     """
     lowest, layers = lowest_block(config, frozen), range(config.layers)
     learnt = [path for path, is_frozen in frozen.items() if not is_frozen]
@@ -73,7 +73,7 @@ def step_cost(
 
 
 def _through_blocks(config: ModelConfig, learnt: Sequence[str], row_length: int) -> int:
-    """Return the operations of the gradients of activations in blocks, for one row."""
+    """The operations of the gradients of activations in blocks, for one row."""
     below = any(path.startswith("embed/") for path in learnt)
     train = [int(path.split("/")[1]) for path in learnt if path.startswith("layers/")]
     lowest = 0 if below else min(train, default=config.layers)
@@ -84,7 +84,7 @@ def _through_blocks(config: ModelConfig, learnt: Sequence[str], row_length: int)
 
 
 def _entrance(config: ModelConfig, block: int) -> int:
-    """Return what it takes a token to go back from a block's first products to what enters it.
+    """What it takes a token to go back from a block's first products to what enters it.
 
     Nobody asks for that gradient in the lowest block that trains, unless a norm that trains
     comes first.
@@ -100,7 +100,7 @@ def _entrance(config: ModelConfig, block: int) -> int:
 
 
 def _never_again(config: ModelConfig, block: int) -> int:
-    """Return what no gradient in a block needs of a token: products that are only added up."""
+    """What no gradient in a block needs of a token: products that are only added up."""
     this = config.blocks[block]
     final = block == config.layers - 1 and config.final_norm is not None
     if this.norm_place != "pre" or final:
@@ -112,7 +112,7 @@ def _never_again(config: ModelConfig, block: int) -> int:
 
 
 def _block(config: ModelConfig, block: int, row_length: int) -> int:
-    """Return the operations of a block for one row."""
+    """The operations of a block for one row."""
     weights = block_weights(config.blocks[block], dim=config.dim)
     return 2 * weights * row_length + _pairs(config, block, row_length)
 

@@ -35,12 +35,12 @@ class Rule(NamedTuple):
 
 
 def everything_trains() -> tuple[Rule, ...]:
-    """Return the rules of full fine-tuning."""
+    """The rules of full fine-tuning."""
     return (Rule(".*", frozen=False),)
 
 
 def selective(config: ModelConfig, *, blocks: int) -> tuple[Rule, ...]:
-    """Return the paper's selective freezing: embedding, first blocks, final norm and head stay.
+    """The paper's selective freezing: embedding, first blocks, final norm and head stay.
 
     Wilie et al. 2025 (arXiv 2503.11280), section 5, with `blocks` = 8. The number is literal
     here: 8 freezes blocks 0 to 7, as the text and the released code's docstring say. The
@@ -50,11 +50,11 @@ def selective(config: ModelConfig, *, blocks: int) -> tuple[Rule, ...]:
     all that is added or done to embeddings, its first blocks, and its head.
 
     Args:
-        config: of the model, causal or not.
-        blocks: how many of the first blocks do not train.
+        config: Of the model, causal or not.
+        blocks: How many of the first blocks do not train.
 
     Raises:
-        ValueError: if nothing would be left to train, or `blocks` is negative.
+        ValueError: If nothing would be left to train, or `blocks` is negative.
     """
     if not 0 <= blocks < config.layers:
         raise ValueError(f"blocks must be in [0, {config.layers - 1}] to be frozen, got {blocks}")
@@ -72,15 +72,15 @@ def _has_own_weights(config: ModelConfig) -> bool:
 
 
 def read_rules(text: str, config: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules of a description.
+    """The rules of a description.
 
     Args:
         text: "none"; "paper:8", the paper's with so many blocks; or patterns of what is frozen,
             separated by commas, such as "embed/.*,layers/[0-3]/.*": all else trains.
-        config: of the model.
+        config: Of the model.
 
     Raises:
-        ValueError: if it is none of these.
+        ValueError: If it is none of these.
     """
     if text == "none":
         return everything_trains()
@@ -103,14 +103,14 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def frozen_mask(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, bool]:
-    """Return whether each weight is frozen.
+    """Whether each weight is frozen.
 
     Args:
-        paths: of all weights of a model.
-        rules: of which exactly one must fit each path.
+        paths: Of all weights of a model.
+        rules: Of which exactly one must fit each path.
 
     Raises:
-        ValueError: naming the weights that no rule or several rules fit, and the rules that fit
+        ValueError: Naming the weights that no rule or several rules fit, and the rules that fit
             none; or if nothing is left to train.
     """
     patterns = [_compiled(rule.pattern) for rule in rules]
@@ -136,7 +136,7 @@ def _named(problem: str, offenders: Sequence[str]) -> str:
 def split(
     weights: Mapping[str, T], frozen: Mapping[str, bool]
 ) -> tuple[dict[str, T], dict[str, T]]:
-    """Return the weights that train, and those that are frozen."""
+    """The weights that train, and those that are frozen."""
     trainable = {path: weight for path, weight in weights.items() if not frozen[path]}
     return trainable, {path: weight for path, weight in weights.items() if frozen[path]}
 
@@ -173,7 +173,7 @@ def _joined(path: tuple[Any, ...]) -> str:
 
 
 def lowest_block(config: ModelConfig, frozen: Mapping[str, bool]) -> int:
-    """Return how many of the first blocks are a fixed function of the tokens.
+    """How many of the first blocks are a fixed function of the tokens.
 
     Hidden state number so many, the one before the lowest block that trains, never changes;
     nothing is differentiated below it. It is 0 where the embedding trains.
@@ -188,12 +188,12 @@ def lowest_block(config: ModelConfig, frozen: Mapping[str, bool]) -> int:
 
 
 def describe(config: ModelConfig, frozen: Mapping[str, bool], sizes: Mapping[str, int]) -> str:
-    """Return what is frozen, in one line.
+    """What is frozen, in one line.
 
     Args:
-        config: of the model.
-        frozen: whether each weight is.
-        sizes: of all weights, in parameters.
+        config: Of the model.
+        frozen: Whether each weight is.
+        sizes: Of all weights, in parameters.
     """
     parts: dict[str, set[bool]] = {}
     for path, is_frozen in frozen.items():
@@ -215,7 +215,7 @@ _PARTS = {"embed": "embedding", "norm": "final norm", "head": "head"}
 
 
 def _ranges(names: Sequence[str]) -> list[str]:
-    """Return the names, consecutive blocks as one."""
+    """The names, consecutive blocks as one."""
     blocks = [int(name.split()[1]) for name in names if name.startswith("block ")]
     others = [name for name in names if not name.startswith("block ")]
     runs: list[list[int]] = []

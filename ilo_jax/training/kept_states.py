@@ -33,7 +33,7 @@ class KeptStates(NamedTuple):
     """Of the rows in the text, ascending."""
 
     def at(self, order: Order, step: int, mesh: Mesh) -> Float[Array, "part row seq dim"]:
-        """Return the states of a step's rows on the devices; those of padding are 0."""
+        """The states of a step's rows on the devices; those of padding are 0."""
         wanted = order.at(step)[:, own_slots(order, share(mesh))].ravel()
         found = np.zeros((len(wanted), *self.states.shape[1:]), self.states.dtype)
         found[wanted >= 0] = self.states[np.searchsorted(self.numbers, wanted[wanted >= 0])]
@@ -51,7 +51,7 @@ def compute_kept_states(
     dtype: str,
     file: Path | None,
 ) -> KeptStates:
-    """Return the hidden state after the first blocks, for all rows of this process.
+    """The hidden state after the first blocks, for all rows of this process.
 
     It changes what a step costs, never what it computes: in the dtype of the computation the
     state is what the blocks would have given again, within the rounding of another batch.
@@ -59,20 +59,20 @@ def compute_kept_states(
     Cost: one pass of the text through these blocks; seq * dim numbers a row to keep.
 
     Args:
-        config: of the model.
-        weights: of all of it.
-        text: in rows.
-        order: of its rows.
-        mesh: on which the weights lie.
-        blocks: how many, all frozen, and the embedding, too.
-        dtype: of the computation and of what is kept: "float32" or "bfloat16".
-        file: to keep it in, or to take it from if it is there; None: in memory. Its name must
+        config: Of the model.
+        weights: Of all of it.
+        text: In rows.
+        order: Of its rows.
+        mesh: On which the weights lie.
+        blocks: How many, all frozen, and the embedding, too.
+        dtype: Of the computation and of what is kept: "float32" or "bfloat16".
+        file: To keep it in, or to take it from if it is there; None: in memory. Its name must
             tell models, texts, orders, numbers of blocks, dtypes and processes apart.
 
     Raises:
-        OSError: if the file cannot be written.
-        RuntimeError: if it cannot on another process.
-        ValueError: if a file is there that is not of this size.
+        OSError: If the file cannot be written.
+        RuntimeError: If it cannot on another process.
+        ValueError: If a file is there that is not of this size.
     """
     numbers = own_rows(order, mesh)
     shape = (len(numbers), text.row_length, config.dim)
@@ -100,7 +100,7 @@ def _is_there(file: Path, shape: tuple[int, ...], dtype: str) -> bool:
 def _forward(
     config: ModelConfig, weights: Weights, mesh: Mesh, *, blocks: int, dtype: DTypeLike
 ) -> Callable[[Rows], Array]:
-    """Return the jitted function from rows to the state after the first blocks."""
+    """The jitted function from rows to the state after the first blocks."""
     assemble = parameters.assembler(config, mesh, dtype=dtype)
 
     def forward(weights: Weights, rows: Rows) -> Array:

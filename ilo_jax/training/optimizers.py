@@ -20,10 +20,10 @@ def schedule_errors(peak: float, *, warmup: int, steps: int) -> list[str]:
 
 
 def warmup_cosine(peak: float, *, warmup: int, steps: int) -> optax.Schedule:
-    """Return the learning rate of each step: a line up from 0 to `peak`, then a half cosine to 0.
+    """The learning rate of each step: a line up from 0 to `peak`, then a half cosine to 0.
 
     Raises:
-        ValueError: naming what `schedule_errors` finds.
+        ValueError: Naming what `schedule_errors` finds.
     """
     if errors := schedule_errors(peak, warmup=warmup, steps=steps):
         raise ValueError("; ".join(errors))
@@ -39,15 +39,15 @@ def adamw(
     weight_decay: float = 0.0,
     clip: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Return AdamW (Loshchilov and Hutter 2019) over the weights that train.
+    """AdamW (Loshchilov and Hutter 2019) over the weights that train.
 
     Args:
-        schedule: learning rate of each step, from 0.
-        b1: decay of the mean of gradients.
-        b2: decay of the mean of their squares.
-        eps: added to the root of the latter.
-        weight_decay: of matrices only: biases and the scales of norms do not decay.
-        clip: norm that all gradients together are cut down to; 0: they are not.
+        schedule: Learning rate of each step, from 0.
+        b1: Decay of the mean of gradients.
+        b2: Decay of the mean of their squares.
+        eps: Added to the root of the latter.
+        weight_decay: Of matrices only: biases and the scales of norms do not decay.
+        clip: Norm that all gradients together are cut down to; 0: they are not.
     """
     update = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=_matrices)
     return optax.chain(optax.clip_by_global_norm(clip), update) if clip else update

@@ -22,11 +22,11 @@ class Text(NamedTuple):
     row_length: int
 
     def digest(self) -> str:
-        """Return the digest of all that is learnt: tokens, what they are for, which share a row."""
+        """The digest of all that is learnt: tokens, what they are for, which share a row."""
         return digest_of([*self.sentences, self.planned])
 
     def rows(self, numbers: Int[np.ndarray, " row"]) -> Rows:
-        """Return some rows; -1 is one of padding."""
+        """Some rows; -1 is one of padding."""
         planned = np.where(numbers[:, None] >= 0, self.planned[numbers], -1).astype(np.int32)
         return fill(self.sentences, planned, row_length=self.row_length)
 
@@ -59,7 +59,7 @@ class Order(NamedTuple):
         return -(-self.rows // self.batch)
 
     def at(self, step: int) -> Int64[np.ndarray, "part row"]:
-        """Return the numbers of a step's rows; -1 is a row of padding."""
+        """The numbers of a step's rows; -1 is a row of padding."""
         epoch, within = divmod(step, self.epoch)
         chosen = _shuffled(self.seed, epoch, self.batch, self.epoch)[:, within]
         numbers = chosen * self.batch + np.arange(self.batch)
@@ -68,25 +68,25 @@ class Order(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def _shuffled(seed: int, epoch: int, slots: int, length: int) -> Int64[np.ndarray, "slot step"]:
-    """Return an order of 0 to length - 1 for every slot of an epoch."""
+    """An order of 0 to length - 1 for every slot of an epoch."""
     orders = np.tile(np.arange(length), (slots, 1))
     return np.random.default_rng([seed, epoch]).permuted(orders, axis=1)
 
 
 def packed(sentences: Sentences, *, row_length: int) -> Text:
-    """Return sentences in rows.
+    """Sentences in rows.
 
     Raises:
-        ValueError: naming sentences that are empty or longer than a row.
+        ValueError: Naming sentences that are empty or longer than a row.
     """
     return Text(sentences, plan(sentences.lengths, row_length=row_length), row_length)
 
 
 def own_slots(order: Order, part: Share) -> slice:
-    """Return which rows of every part of a batch a process feeds.
+    """Which rows of every part of a batch a process feeds.
 
     Raises:
-        ValueError: if the rows do not divide over the places along "data".
+        ValueError: If the rows do not divide over the places along "data".
     """
     places = part.count * part.width
     if order.part_rows % places:
@@ -99,7 +99,7 @@ def own_slots(order: Order, part: Share) -> slice:
 
 
 def own_rows(order: Order, mesh: Mesh) -> Int64[np.ndarray, " row"]:
-    """Return the numbers of all rows that this process will ever feed, in order."""
+    """The numbers of all rows that this process will ever feed, in order."""
     slots = np.arange(order.batch).reshape(order.parts, order.part_rows)
     own = slots[:, own_slots(order, share(mesh))].ravel()
     numbers = np.arange(order.rows)
@@ -107,13 +107,13 @@ def own_rows(order: Order, mesh: Mesh) -> Int64[np.ndarray, " row"]:
 
 
 def place_rows(text: Text, order: Order, step: int, mesh: Mesh) -> Rows:
-    """Return the rows of a step on the devices, each array "part row seq", split along rows."""
+    """The rows of a step on the devices, each array "part row seq", split along rows."""
     numbers = order.at(step)[:, own_slots(order, share(mesh))]
     rows = text.rows(numbers.ravel())
     return Rows(*(place_parts(array, order.parts, mesh) for array in rows))
 
 
 def place_parts(array: np.ndarray, parts: int, mesh: Mesh) -> jax.Array:
-    """Return this process's rows of a batch as "part row ..." on all devices."""
+    """This process's rows of a batch as "part row ..." on all devices."""
     apart = array.reshape(parts, -1, *array.shape[1:])
     return place_own(apart, along_data(mesh, axis=1))
