@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from experiments.hardware import peak_flops
 from experiments.launch import Run, say
-from experiments.settings import Aligned, Extraction, Model
+from experiments.settings import Aligned, Extraction
 from ilo_jax import sharding
 from ilo_jax.activations.extraction import Report, extract
 from ilo_jax.activations.gathering import layouts
@@ -30,8 +30,8 @@ from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.corpora.tokens import token_ids
-from ilo_jax.models.hub import hf, repository
-from ilo_jax.models.sample import e5_small
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import Folder
 from ilo_jax.processes import alone, gathered, largest, quiet, share, together
 from ilo_jax.recipes import FORWARD, digest_of, key_of
 
@@ -74,17 +74,8 @@ def read_corpus(source: Aligned) -> Parallel:
     return reader(path, languages=languages, sentences=sentences, split=source.split)
 
 
-def find_model(source: Model) -> tuple[Path, str]:
-    """Return the folder of the model, fetched if it is an id of the hub, and its name."""
-    if source.model == "sample":
-        folder = e5_small.folder()
-        return folder, folder.name
-    folder = repository.resolve(source.model)
-    return folder, folder.name if Path(source.model).is_dir() else source.model
-
-
 def states_key(
-    source: Extraction, corpus: Parallel, folder: Path, taps: Sequence[Tap], tokens: str
+    source: Extraction, corpus: Parallel, folder: Folder, taps: Sequence[Tap], tokens: str
 ) -> Key:
     """Return all that determines the states, and which language is which.
 
@@ -97,7 +88,7 @@ def states_key(
     """
     return key_of(
         FORWARD,
-        model=repository.fingerprint(folder),
+        model=folder.fingerprint,
         tokens=tokens,
         settings={
             "languages": list(corpus.languages),
@@ -123,23 +114,22 @@ def tokens_digest(text: Mapping[int, Sentences], languages: int) -> str:
     return digest_of([gathered(digests).max(axis=0)])
 
 
-def stored_states(source: Extraction, corpus: Parallel, run: Run, *, taps: str) -> Stored:
+def stored_states(
+    source: Extraction, folder: Folder, corpus: Parallel, run: Run, *, taps: str
+) -> Stored:
     """Return the states of a corpus, computed now where they are missing or damaged.
 
     Raises:
-        ImportError: if the sample model's package is asked for and not installed.
         MemoryError: if a device has too little.
         OSError: if a file or folder is absent or cannot be written, or another run writes there.
         RuntimeError: if another process failed.
         ValueError: if the settings, the corpus or the model cannot be used.
     """
-    folder, name = find_model(source)
-    config = repository.folder_config(folder)
     mesh = sharding.make_mesh(model=source.model_parallel)
     part = share(mesh)
     own = range(part.index, len(corpus.languages), part.count)
     text = together(partial(_text, source, corpus, folder, own), what="reading the text")
-    job = _Job(source, name, folder, mesh, read(taps, config), text)
+    job = _Job(source, folder, mesh, read(taps, folder.config), text)
     tokens = tokens_digest(text, len(corpus.languages))
     key = states_key(source, corpus, folder, job.taps, tokens)
     store = _open(job, corpus, key, run)
@@ -149,7 +139,7 @@ def stored_states(source: Extraction, corpus: Parallel, run: Run, *, taps: str) 
         say(f"using the states stored in {store.url}")
     else:
         say(summary(report) + f"; they are in {store.url}")
-    return Stored(store, key, corpus, name, job.taps)
+    return Stored(store, key, corpus, folder.name, job.taps)
 
 
 def _damaged(store: Store, languages: Sequence[int]) -> dict[int, str]:
@@ -182,8 +172,7 @@ class _Job(NamedTuple):
     """What a process has to do."""
 
     source: Extraction
-    name: str
-    folder: Path
+    folder: Folder
     mesh: Mesh
     taps: tuple[Tap, ...]
     text: dict[int, Sentences]
@@ -191,19 +180,17 @@ class _Job(NamedTuple):
 
 
 def _text(
-    source: Extraction, corpus: Parallel, folder: Path, own: Sequence[int]
+    source: Extraction, corpus: Parallel, folder: Folder, own: Sequence[int]
 ) -> dict[int, Sentences]:
     if not own:
         return {}
-    config = repository.folder_config(folder)
     part = dataclasses.replace(
         corpus,
         languages=tuple(corpus.languages[language] for language in own),
         sentences=tuple(corpus.sentences[language] for language in own),
     )
-    tokenizer = repository.load_tokenizer(folder)
-    limits = {"limit": config.max_positions, "vocab": config.vocab}
-    ids = token_ids(part, tokenizer, prefix=source.prefix, **limits)
+    limits = {"limit": folder.config.max_positions, "vocab": folder.config.vocab}
+    ids = token_ids(part, folder.tokenizer, prefix=source.prefix, **limits)
     return dict(zip(own, ids, strict=True))
 
 
@@ -220,9 +207,9 @@ def _fill(store: Store, corpus: Parallel, job: _Job, run: Run) -> Report:
     """Compute the states that the store misses."""
     source, begun = job.source, time.perf_counter()
     dtype = jnp.dtype(source.param_dtype or source.dtype)
-    model = hf.load(job.folder, mesh=job.mesh, fsdp=source.fsdp, dtype=dtype)
+    model = loading.load(job.folder, mesh=job.mesh, fsdp=source.fsdp, dtype=dtype)
     say(f"the model was read in {time.perf_counter() - begun:.1f} s")
-    with run.traced(), naming(job.name, corpus.languages):
+    with run.traced(), naming(job.folder.name, corpus.languages):
         return extract(
             model,
             job.text,

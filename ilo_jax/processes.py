@@ -90,6 +90,22 @@ def alone(url: str) -> Iterator[None]:
         yield
 
 
+def by_first(step: Callable[[], bytes], *, what: str) -> bytes:
+    """Return on all processes what a step gives on the first, which alone does it.
+
+    Args:
+        step: done by the first process, without speaking to the others.
+        what: it does, for the message.
+
+    Raises:
+        RuntimeError: on the other processes, if it fails.
+    """
+    given = together(lambda: step() if jax.process_index() == 0 else b"", what=what)
+    (length,) = largest([len(given)])
+    padded = np.frombuffer(given.ljust(length, b"\0"), np.uint8)
+    return gathered(padded)[0].tobytes()
+
+
 def gathered(values: np.ndarray) -> np.ndarray:
     """Return what every process has, "process ...", on all of them."""
     if jax.process_count() == 1:

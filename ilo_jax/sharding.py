@@ -46,15 +46,22 @@ def make_mesh(*, data: int | None = None, model: int = 1) -> Mesh:
     """Return the mesh ("data", "model") over the devices of all processes.
 
     Args:
-        data: along which batches are split; None: as many as the devices allow.
+        data: along which batches are split; None: all devices are used.
         model: along which the weights are split.
 
     Raises:
-        ValueError: if there are fewer devices than asked for.
+        ValueError: if there are fewer devices than asked for, or some would be left without
+            work that nobody left out: `model` does not divide them, and `data` is None.
     """
     devices = jax.devices()
     if model < 1 or model > len(devices):
         raise ValueError(f"model must be in [1, {len(devices)}] here, got {model}")
+    if data is None and len(devices) % model:
+        fitting = [str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+        raise ValueError(
+            f"model must divide the {len(devices)} devices, or {len(devices) % model} of them "
+            f"would be idle: one of {', '.join(fitting)}; got {model}"
+        )
     most = len(devices) // model
     data = most if data is None else data
     if not 1 <= data <= most:

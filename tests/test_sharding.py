@@ -35,7 +35,7 @@ SIZES = {"dim": 6, "head": 32, "kv": 8, "mlp": 12, "vocab": 10, "rows": 5}
     [
         (None, 1, (N, 1)),
         (None, 2, (N // 2, 2)),
-        (None, 3, (N // 3, 3)),
+        (2, 3, (2, 3)),
         (None, N, (1, N)),
         (1, 1, (1, 1)),
         (3, 1, (3, 1)),
@@ -57,6 +57,16 @@ def test_mesh_has_the_first_devices(data, model, shape):
         (None, 0, f"model must be in [1, {N}] here, got 0"),
         (None, -1, f"model must be in [1, {N}] here, got -1"),
         (1, N + 1, f"model must be in [1, {N}] here, got {N + 1}"),
+        (
+            None,
+            3,
+            "model must divide the 8 devices, or 2 of them would be idle: one of 1, 2, 4, 8; got 3",
+        ),
+        (
+            None,
+            5,
+            "model must divide the 8 devices, or 3 of them would be idle: one of 1, 2, 4, 8; got 5",
+        ),
         (0, 1, f"data must be in [1, {N}] here with model=1, got 0"),
         (N + 1, 1, f"data must be in [1, {N}] here with model=1, got {N + 1}"),
         (N, 2, f"data must be in [1, {N // 2}] here with model=2, got {N}"),
@@ -163,7 +173,7 @@ def test_axes_that_do_not_divide_stay_whole():
     counts, sizes = {"head": 9, "kv": 3, "mlp": 7, "vocab": 11}, SIZES | {"head": 576, "kv": 192}
     assert unsplit(make_mesh(model=2), counts) == counts
     assert unsplit(make_mesh(model=2), COUNTS) == {}
-    assert unsplit(make_mesh(model=3), counts) == {"mlp": 7, "vocab": 11}
+    assert unsplit(make_mesh(data=1, model=3), counts) == {"mlp": 7, "vocab": 11}
     for path, axes in [
         ("layers/0/attn/q/kernel", "dim head"),
         ("layers/0/attn/k/kernel", "dim kv"),

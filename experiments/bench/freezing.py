@@ -25,7 +25,8 @@ from experiments.bench import timing
 from ilo_jax.activations.store import DTYPES
 from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
 from ilo_jax.training import freezing, optimizers
@@ -124,8 +125,8 @@ def variant(model: Transformer, size: Size, *, blocks: int | None, cached: bool)
 def main() -> None:
     """Time all variants and show them."""
     size = Size(FLAGS.rows, FLAGS.row_length, FLAGS.dtype)
-    folder = repository.resolve(FLAGS.model)
-    model = hf.load(folder, mesh=make_mesh(data=1))
+    folder = open_folder(FLAGS.model)
+    model = loading.load(folder, mesh=make_mesh(data=1))
     variants = {"full": variant(model, size, blocks=None, cached=False)}
     for blocks in map(int, FLAGS.blocks):
         variants[f"{blocks} frozen"] = variant(model, size, blocks=blocks, cached=False)

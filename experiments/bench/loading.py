@@ -1,4 +1,4 @@
-"""Loading a checkpoint: our `hf.load` against `safetensors.numpy.load_file` and `device_put`.
+"""Loading a checkpoint: our `loading.load` against `safetensors.numpy.load_file` and `device_put`.
 
     python -m experiments.bench.loading
     python -m experiments.bench.loading --gib=3 --rounds=7
@@ -27,8 +27,9 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import launch
 from experiments.bench.timing import alternating, anonymous
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.families import family_of, read_config
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.hub.placement import by_tensor, sources
 from ilo_jax.models.parameters import abstract, shapes, weights
 from ilo_jax.sharding import make_mesh
@@ -67,8 +68,8 @@ def write_checkpoint(folder: Path, *, gib: float) -> int:
 
 
 def ours(folder: Path) -> list[jax.Array]:
-    """Load by `hf.load`: checked, named, transposed and placed."""
-    model = hf.load(folder, mesh=make_mesh(data=1), dtype=ml_dtypes.bfloat16)
+    """Load by `loading.load`: checked, named, transposed and placed."""
+    model = loading.load(open_folder(folder), mesh=make_mesh(data=1), dtype=ml_dtypes.bfloat16)
     return list(weights(model).values())
 
 

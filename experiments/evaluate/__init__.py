@@ -29,7 +29,7 @@ from experiments import tables
 from experiments.evaluate import report
 from experiments.launch import Run, say
 from experiments.settings import Compared, Extraction, check, one_of
-from experiments.states import find_model, read_corpus, stored_states, surroundings
+from experiments.states import read_corpus, stored_states, surroundings
 from ilo_jax import sharding
 from ilo_jax.corpora.choices import SHAPES, Question, read_questions
 from ilo_jax.corpora.languages import by_family as by_family
@@ -40,7 +40,8 @@ from ilo_jax.evaluation.likelihood import compiled_likelihood
 from ilo_jax.evaluation.retrieval import translations_found
 from ilo_jax.files import write_text
 from ilo_jax.metrics import ChoiceScores as ChoiceScores
-from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import Folder, open_folder
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -82,20 +83,18 @@ def question_files(config: Config) -> list[str]:
 
 
 def by_likelihood(
-    config: Config, corpus: Parallel, questions: Sequence[Question], run: Run
+    config: Config, folder: Folder, corpus: Parallel, questions: Sequence[Question], run: Run
 ) -> Iterator[tuple[str, TextScores | AnswerScores]]:
     """Yield the scores that the model's log-likelihoods give, as far as they are asked for."""
     if not (config.likelihood or questions):
         return
-    folder, _ = find_model(config)
-    kind = repository.folder_config(folder)
+    kind, tokenizer = folder.config, folder.tokenizer
     mesh = sharding.make_mesh(model=config.model_parallel)
     dtype, held = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype or config.dtype)
     likelihood = compiled_likelihood(kind, mesh, batch_tokens=config.batch_tokens, dtype=dtype)
-    tokenizer = repository.load_tokenizer(folder)
     texts = corpus_tokens(corpus, tokenizer, kind) if config.likelihood else None
     asked = question_tokens(questions, tokenizer, kind) if questions else None
-    model = hf.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=held)
+    model = loading.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=held)
     with run.traced():
         if texts is not None:
             yield "texts", text_scores(likelihood(model, texts), texts, corpus)
@@ -104,12 +103,12 @@ def by_likelihood(
 
 
 def by_states(
-    config: Config, corpus: Parallel, run: Run
+    config: Config, folder: Folder, corpus: Parallel, run: Run
 ) -> Iterator[tuple[str, Float[np.ndarray, "state lang lang"]]]:
     """Yield how often translations are found at every hidden state, if that is asked for."""
     if not config.retrieval:
         return
-    stored = stored_states(config, corpus, run, taps=f"residual:{config.pooling}")
+    stored = stored_states(config, folder, corpus, run, taps=f"residual:{config.pooling}")
     states = stored.hidden_states(doing="retrieval")
     yield "retrieved", translations_found(states, distance=config.distance)
 
@@ -125,13 +124,14 @@ def measure(config: Config, run: Run) -> Results:
         ValueError: if the settings, the corpus, the questions or the model cannot be used.
     """
     check(config, *conflicts(config))
-    corpus = read_corpus(config)
+    corpus, folder = read_corpus(config), open_folder(config.model)
     given = {"shape": config.shape, "language": config.question_language}
     questions = [q for file in question_files(config) for q in read_questions(file, **given)]
     run.workdir.mkdir(parents=True, exist_ok=True)
-    results, left = Results(), Left(run.workdir, config, corpus)
+    results, left = Results(), Left(run.workdir, config, corpus, folder)
     measured = itertools.chain(
-        by_likelihood(config, corpus, questions, run), by_states(config, corpus, run)
+        by_likelihood(config, folder, corpus, questions, run),
+        by_states(config, folder, corpus, run),
     )
     for name, scores in measured:
         results = results._replace(**{name: scores})
@@ -145,9 +145,9 @@ def measure(config: Config, run: Run) -> Results:
 class Left:
     """What a run leaves: a file of each table, and one that says what they come from."""
 
-    def __init__(self, workdir: Path, config: Config, corpus: Parallel):
+    def __init__(self, workdir: Path, config: Config, corpus: Parallel, folder: Folder):
         """Begin to count the time; nothing is written yet."""
-        folder, self.model = find_model(config)
+        self.model = folder.name
         self.workdir, self.begun, self.seconds = workdir, time.perf_counter(), 0.0
         self.record = record(config, corpus, folder)
         self.tables: dict[str, report.Table] = {}
@@ -164,14 +164,14 @@ class Left:
         write_text(self.workdir / "evaluation.json", text)
 
 
-def record(config: Config, corpus: Parallel, folder: Path) -> dict[str, Any]:
+def record(config: Config, corpus: Parallel, folder: Folder) -> dict[str, Any]:
     """Return all that determines the results."""
     digests = {
         file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in question_files(config)
     }
     return {
         "config": dataclasses.asdict(config),
-        "model": repository.fingerprint(folder),
+        "model": folder.fingerprint,
         "corpus": corpus.hash,
         "questions": digests,
     }

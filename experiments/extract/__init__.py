@@ -14,6 +14,7 @@ import dataclasses
 from experiments.launch import Run
 from experiments.settings import Extraction, check
 from experiments.states import Stored, read_corpus, stored_states
+from ilo_jax.models.hub.folder import open_folder
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -38,4 +39,6 @@ def extract(config: Config, run: Run) -> Stored:
         ValueError: if the settings, the corpus or the model cannot be used.
     """
     check(config)
-    return stored_states(config, read_corpus(config), run, taps=config.taps)
+    return stored_states(
+        config, open_folder(config.model), read_corpus(config), run, taps=config.taps
+    )

@@ -28,7 +28,7 @@ from experiments.states import surroundings
 from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.files import write_text
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import saving
 from ilo_jax.sharding import naming_knobs
 from ilo_jax.training.checkpoints import Checkpoints, Key
 from ilo_jax.training.loop import Every
@@ -106,7 +106,12 @@ def _train(
 
 def _save(trained: Trained, setting: Setting, folder: Path) -> None:
     assemble = parameters.assembler(setting.model, setting.mesh, dtype=jnp.float32)
-    hf.save(assemble({**trained.weights, **trained.frozen}), folder, like=setting.folder)
+    saving.save(
+        assemble({**trained.weights, **trained.frozen}),
+        folder,
+        raw=setting.folder.raw,
+        beside=setting.folder.path,
+    )
     say(f"the model is in {folder}, what was measured beside it")
 
 

@@ -71,6 +71,9 @@ class Config(Watched, Overlap, Held, Source, Learnt):
     """Of matrices."""
     clip: float = at_least(0, default=1.0)
     """Norm that the gradients of a step are cut down to; 0: they are not."""
+    dropout: bool = True
+    """Whether to honour the dropout of the model's config.json. None is computed here, so that a
+    model that has some is refused; False: it is trained without."""
     remat: bool = False
     """Whether blocks are computed again on the way back, which takes less memory."""
     seed: int = at_least(0, default=0)

@@ -12,7 +12,7 @@ from experiments.finetune.setting import Setting, keeps_states, kept_states_key
 from experiments.launch import say
 from ilo_jax.files import key_digest
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub.loading import load
 from ilo_jax.models.parameters import Weights
 from ilo_jax.processes import share
 from ilo_jax.training import freezing, optimizers
@@ -50,7 +50,7 @@ def language_learner(config: Config, setting: Setting, workdir: Path) -> Learner
 
 
 def _start(config: Config, setting: Setting, workdir: Path) -> Start:
-    model = hf.load(setting.folder, mesh=setting.mesh, fsdp=config.fsdp, dtype=jnp.float32)
+    model = load(setting.folder, mesh=setting.mesh, fsdp=config.fsdp, dtype=jnp.float32)
     weights = parameters.weights(model)
     kept = None
     if keeps_states(config, setting):

@@ -31,7 +31,7 @@ class Record:
         Raises:
             ImportError: If TensorBoard is asked for and not installed.
         """
-        self.workdir, self.name, self.held_out = workdir, setting.name, held_out
+        self.workdir, self.name, self.held_out = workdir, setting.folder.name, held_out
         self.board = Board(workdir / "tensorboard" if config.tensorboard else None)
         self.rate: optax.Schedule = learning_rate(config)
         self.assemble = parameters.assembler(setting.model, setting.mesh, dtype=jnp.float32)

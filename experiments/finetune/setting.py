@@ -3,35 +3,32 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from experiments.finetune.config import NO_BEARING, Config, check
-from experiments.states import find_model
 from ilo_jax import sharding
 from ilo_jax.corpora.examples import read_examples
 from ilo_jax.corpora.tokens import refuse_unfit, tokenized
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.hub import repository
+from ilo_jax.models.hub.folder import Folder, open_folder
 from ilo_jax.processes import share
 from ilo_jax.recipes import FORWARD, TRAINING, key_of
 from ilo_jax.training import freezing
 from ilo_jax.training.checkpoints import Key
 from ilo_jax.training.cost import Cost, step_cost
+from ilo_jax.training.dropout import refuse_dropout
 from ilo_jax.training.order import Order, Text, own_slots, packed
 
 
 class Setting(NamedTuple):
     """What a run starts from, before any weight is read."""
 
-    folder: Path
+    folder: Folder
     """Of the model."""
-    name: str
-    model: ModelConfig
     frozen: dict[str, bool]
     """Whether each weight is."""
     shapes: dict[str, tuple[int, ...]]
@@ -39,6 +36,11 @@ class Setting(NamedTuple):
     text: Text
     order: Order
     mesh: Mesh
+
+    @property
+    def model(self) -> ModelConfig:
+        """What is trained."""
+        return self.folder.config
 
     @property
     def lowest(self) -> int:
@@ -59,13 +61,12 @@ def prepare(config: Config) -> Setting:
         ValueError: If the settings, the model or the text cannot be used.
     """
     check(config)
-    folder, name = find_model(config)
-    model = repository.folder_config(folder)
+    folder = open_folder(config.model)
+    model = folder.config
     _refuse_untrainable(model)
+    refuse_dropout(model, waived=not config.dropout)
     examples = read_examples(config.text, split=config.text_split)
-    tokens = tokenized(
-        examples.examples, repository.load_tokenizer(folder), row_length=config.row_length
-    )
+    tokens = tokenized(examples.examples, folder.tokenizer, row_length=config.row_length)
     refuse_unfit(tokens, limit=model.max_positions, vocab=model.vocab)
     text = packed(tokens, row_length=config.row_length)
     at_once = config.rows_at_once or config.rows
@@ -80,7 +81,7 @@ def prepare(config: Config) -> Setting:
     shapes = parameters.shapes(parameters.abstract(model, dtype=jnp.float32))
     frozen = freezing.frozen_mask(shapes, freezing.read_rules(config.freeze, model))
     sizes = {path: like.shape for path, like in shapes.items()}
-    return Setting(folder, name, model, frozen, sizes, text, order, mesh)
+    return Setting(folder, frozen, sizes, text, order, mesh)
 
 
 def _refuse_untrainable(model: ModelConfig) -> None:
@@ -97,7 +98,7 @@ def training_key(config: Config, setting: Setting) -> Key:
     return key_of(
         FORWARD,
         TRAINING,
-        model=repository.fingerprint(setting.folder),
+        model=setting.folder.fingerprint,
         tokens=setting.text.digest(),
         settings=settings | {"mesh": dict(setting.mesh.shape)},
     )
@@ -108,7 +109,7 @@ def kept_states_key(config: Config, setting: Setting) -> Key:
     text, order = setting.text, setting.order
     return key_of(
         FORWARD,
-        model=repository.fingerprint(setting.folder),
+        model=setting.folder.fingerprint,
         tokens=text.digest(),
         settings={
             "row_length": text.row_length,

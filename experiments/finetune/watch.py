@@ -13,13 +13,13 @@ from experiments.settings import Source
 from experiments.states import read_corpus
 from ilo_jax.evaluation.held_out import Slice, compiled_slice, judge
 from ilo_jax.metrics import IloSettings
-from ilo_jax.models.hub import repository
+from ilo_jax.models.hub.folder import Folder
 from ilo_jax.models.transformer import Transformer
 
 TEXT = ("language", "bits_per_byte", "loss", "tokens")
 
 
-def read_slice(source: Source, folder: Path, mesh: Mesh, *, k: int, min_languages: int) -> Slice:
+def read_slice(source: Source, folder: Folder, mesh: Mesh, *, k: int, min_languages: int) -> Slice:
     """The aligned sentences that a configuration asks for, ready for any weights.
 
     Raises:
@@ -28,8 +28,8 @@ def read_slice(source: Source, folder: Path, mesh: Mesh, *, k: int, min_language
     """
     return compiled_slice(
         read_corpus(source),
-        repository.load_tokenizer(folder),
-        repository.folder_config(folder),
+        folder.tokenizer,
+        folder.config,
         mesh,
         settings=IloSettings(k=k, min_languages=min_languages),
         batch_tokens=source.batch_tokens,

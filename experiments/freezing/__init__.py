@@ -12,7 +12,6 @@ Hugging Face folders. Started again, it continues where it was.
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -28,7 +27,8 @@ from experiments.launch import Run, say
 from experiments.settings import at_least
 from ilo_jax.evaluation.held_out import Slice, judge, judgement_key
 from ilo_jax.files import key_digest
-from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import Folder, open_folder
 from ilo_jax.sharding import make_mesh
 
 
@@ -57,8 +57,8 @@ class Arm(NamedTuple):
     """base, full or frozen."""
     seed: int
     """0 for the base."""
-    train: Callable[[], Path | None]
-    """Gives its folder, after training where it has to be trained; None if told to stop."""
+    train: Callable[[], Folder | None]
+    """Gives its folder, opened, after training where it has to be trained; None if told to stop."""
 
 
 def check(config: Config) -> None:
@@ -72,7 +72,7 @@ def check(config: Config) -> None:
         raise ValueError("freeze must name what is frozen in the one arm, got none")
 
 
-def arms(config: Config, run: Run, base: Path) -> list[Arm]:
+def arms(config: Config, run: Run, base: Folder) -> list[Arm]:
     """Return what is compared, each trained below the run folder."""
 
     def trained(name: str, freeze: str, seed: int) -> Arm:
@@ -81,7 +81,12 @@ def arms(config: Config, run: Run, base: Path) -> list[Arm]:
         given["frozen_folder"] = config.frozen_folder or str(run.workdir / "frozen-states")
         own = training.Config(**given)
         where = Run(run.workdir / f"{name}-{seed}")
-        return Arm(name, seed, lambda: finetune(own, where))
+
+        def train() -> Folder | None:
+            path = finetune(own, where)
+            return path and open_folder(path)
+
+        return Arm(name, seed, train)
 
     kinds = {"full": "none", "frozen": config.freeze}
     seeds = range(config.seed, config.seed + config.seeds)
@@ -119,20 +124,20 @@ def compare(config: Config, run: Run) -> list[Judged]:
         found.append(_judged(arm, folder, config, run, held_out))
     if jax.process_index() == 0:
         size = f"{config.rows} x {setting.text.row_length} tokens"
-        title = f"{setting.name}, {config.steps} steps of {size}"
+        title = f"{setting.folder.name}, {config.steps} steps of {size}"
         report.write(run.workdir, found, languages, trained=config.trained, title=title)
     say(report.table(found, languages, trained=config.trained))
     say(f"wrote bits.csv, ilo.csv, bits.png and ilo.png in {run.workdir}")
     return found
 
 
-def _judged(arm: Arm, folder: Path, config: Config, run: Run, held_out: Slice) -> Judged:
+def _judged(arm: Arm, folder: Folder, config: Config, run: Run, held_out: Slice) -> Judged:
     """Return what is known of a model, measured now if it was not before."""
-    digest = key_digest(judgement_key(held_out, repository.fingerprint(folder)))
+    digest = key_digest(judgement_key(held_out, folder.fingerprint))
     file = run.workdir / "judged" / f"{arm.name}-{arm.seed}-{digest}.npz"
     if not file.is_file():
         mesh = make_mesh(model=config.model_parallel)
-        model = hf.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=jnp.float32)
+        model = loading.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=jnp.float32)
         found = judge(model, held_out, name=f"{arm.name}-{arm.seed}")
         if jax.process_index() == 0:
             report.keep(file, found)

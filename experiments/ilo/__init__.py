@@ -23,6 +23,7 @@ from experiments.states import Stored, read_corpus, stored_states, surroundings
 from ilo_jax.evaluation.interlingua import scored
 from ilo_jax.files import key_digest, write_text
 from ilo_jax.metrics import PRECISIONS, IloSettings, ReferencedScores, check_settings
+from ilo_jax.models.hub.folder import open_folder
 
 SEED_LIMIT = Bound(lambda seed: seed < 2**63, "below 2^63")
 
@@ -73,7 +74,9 @@ def measure(config: Config, run: Run) -> ReferencedScores:
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
     check_settings(settings_of(config), num_points=lang * sent, num_languages=lang)
     run.workdir.mkdir(parents=True, exist_ok=True)
-    stored = stored_states(config, corpus, run, taps=f"residual:{config.pooling}")
+    stored = stored_states(
+        config, open_folder(config.model), corpus, run, taps=f"residual:{config.pooling}"
+    )
     begun = time.perf_counter()
     scores = scored(stored.hidden_states(doing="scores"), settings_of(config))
     seconds = time.perf_counter() - begun

@@ -16,7 +16,6 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -34,8 +33,8 @@ from ilo_jax.corpora.packing import Rows, as_sentences, fill, plan
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.describe import describe
-from ilo_jax.models.hub import hf, repository
-from ilo_jax.models.sample import e5_small
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import Folder, open_folder
 from ilo_jax.models.sites import reading
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh, unsplit
@@ -75,7 +74,7 @@ def memory(config: ModelConfig, mesh: AbstractMesh, *, fsdp: bool, dtype: str) -
     return sum(map(math.prod, shapes.values())), held * jnp.dtype(dtype).itemsize
 
 
-def summary(folder: Path, *, mesh: str, fsdp: bool, dtype: str) -> str:
+def summary(folder: Folder, *, mesh: str, fsdp: bool, dtype: str) -> str:
     """Return what a model is made of, one mechanism a line.
 
     Args:
@@ -85,10 +84,9 @@ def summary(folder: Path, *, mesh: str, fsdp: bool, dtype: str) -> str:
         dtype: of the weights.
 
     Raises:
-        FileNotFoundError: if the folder has no config.json.
-        ValueError: if that is not one that we read, or the mesh is malformed.
+        ValueError: if the mesh is malformed.
     """
-    raw, config = repository.raw_config(folder), repository.folder_config(folder)
+    raw, config = folder.raw, folder.config
     devices = parse_mesh(mesh)
     count, held = memory(config, devices, fsdp=fsdp, dtype=dtype)
     lines = {"family": f"{raw['model_type']}, {' '.join(raw.get('architectures') or ['?'])}"}
@@ -103,20 +101,18 @@ def summary(folder: Path, *, mesh: str, fsdp: bool, dtype: str) -> str:
     return "\n".join(f"{name:<11} {line}" for name, line in lines.items())
 
 
-def sentences(folder: Path, config: ModelConfig) -> list[list[int]]:
+def sentences(folder: Folder) -> list[list[int]]:
     """Return token ids of a sentence in several languages; random ones without a tokenizer."""
-    if not repository.matching(folder, repository.TOKENIZER):
-        print(f"no tokenizer in {folder}: comparing on random tokens")
+    if not folder.has_tokenizer:
+        print(f"no tokenizer in {folder.path}: comparing on random tokens")
         rng = np.random.default_rng(0)
-        return [rng.integers(2, config.vocab, n).tolist() for n in (48, 31, 5)]
+        return [rng.integers(2, folder.config.vocab, n).tolist() for n in (48, 31, 5)]
     corpus = parallel.sample()
     texts = [corpus.sentences[corpus.languages.index(code)][0] for code in LANGUAGES]
-    return repository.load_tokenizer(folder)(texts)["input_ids"]
+    return folder.tokenizer(texts)["input_ids"]
 
 
-def by_torch(
-    folder: Path, ids: Sequence[Sequence[int]], *, head: bool, causal: bool
-) -> list[States]:
+def by_torch(folder: Folder, ids: Sequence[Sequence[int]]) -> list[States]:
     """Return what `transformers` makes of each sentence, alone."""
     import torch
     import transformers
@@ -124,11 +120,12 @@ def by_torch(
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-    kind = transformers.AutoModel
+    kind, head = transformers.AutoModel, folder.config.head.kind != "none"
     if head:
+        causal = folder.config.causal
         kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
     model: Any = kind.from_pretrained(
-        folder,
+        folder.path,
         dtype=torch.float32,
         attn_implementation="eager",
         local_files_only=True,
@@ -150,9 +147,9 @@ def _forward(model: Transformer, rows: Rows) -> tuple[list[jax.Array], jax.Array
     return list(shown.values()), None if model.head is None else model.logits(final)
 
 
-def by_us(folder: Path, ids: Sequence[Sequence[int]]) -> list[States]:
+def by_us(folder: Folder, ids: Sequence[Sequence[int]]) -> list[States]:
     """Return what our model makes of each sentence, all of them packed."""
-    model = hf.load(folder, mesh=make_mesh(data=1))
+    model = loading.load(folder, mesh=make_mesh(data=1))
     packed, length = as_sentences(ids), max(map(len, ids))
     planned = plan(packed.lengths, row_length=length)
     rows = fill(packed, planned, row_length=length)
@@ -191,7 +188,7 @@ def compare(ours: list[States], theirs: list[States]) -> dict[str, float]:
     return worst
 
 
-def check(folder: Path, *, tolerance: float) -> int:
+def check(folder: Folder, *, tolerance: float) -> int:
     """Compare with `transformers`, print what is found and return the exit status.
 
     Args:
@@ -205,9 +202,8 @@ def check(folder: Path, *, tolerance: float) -> int:
     if importlib.util.find_spec("torch") is None:
         print("not compared: torch is not installed")
         return NOT_COMPARED
-    config = repository.folder_config(folder)
-    ids = sentences(folder, config)
-    theirs = by_torch(folder, ids, head=config.head.kind != "none", causal=config.causal)
+    ids = sentences(folder)
+    theirs = by_torch(folder, ids)
     worst = compare(by_us(folder, ids), theirs)
     name = max(worst, key=lambda n: worst[n])
     agree = worst[name] <= tolerance
@@ -224,7 +220,7 @@ def check(folder: Path, *, tolerance: float) -> int:
 
 def main() -> int:
     """Check the model of the flags and return the exit status."""
-    folder = e5_small.folder() if FLAGS.model == "sample" else repository.resolve(FLAGS.model)
+    folder = open_folder(FLAGS.model)
     print(summary(folder, mesh=FLAGS.mesh, fsdp=FLAGS.fsdp, dtype=FLAGS.dtype))
     return check(folder, tolerance=FLAGS.tolerance)
 

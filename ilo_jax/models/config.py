@@ -241,6 +241,46 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Init:
+    """How a model from scratch begins: norms as the identity, biases at 0, the rest drawn."""
+
+    std: float = 0.02
+    """Standard deviation of every matrix and table, which are normal with mean 0."""
+    by_depth: bool = False
+    """Whether what a block adds to the residual stream is drawn sqrt(2 * blocks) times as narrow
+    (Radford et al. 2019, section 2.3)."""
+
+    def __post_init__(self):
+        if self.std < 0:
+            raise ValueError(f"the spread of initial weights must be at least 0, got {self.std}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout:
+    """What share of values the model's authors dropped in training; nothing is, at inference."""
+
+    embedding: float = 0.0
+    """Of the first hidden state."""
+    attention: float = 0.0
+    """Of the weights of attention."""
+    residual: float = 0.0
+    """Of what attention and MLP add to the residual stream."""
+    neurons: float = 0.0
+    """Of what the MLP projects down."""
+    blocks: float = 0.0
+    """Of whole blocks."""
+
+    def __post_init__(self):
+        if odd := [f"{name} {rate}" for name, rate in vars(self).items() if not 0 <= rate < 1]:
+            raise ValueError(f"dropout must be in [0, 1), got {', '.join(odd)}")
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Those that are not 0, by what they are of."""
+        return {name: rate for name, rate in vars(self).items() if rate}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A transformer: embedding, blocks, final norm and head."""
 
@@ -252,6 +292,8 @@ class ModelConfig:
     head: HeadConfig
     max_positions: int | None
     """The longest sentence, in tokens; None where nothing bounds it."""
+    init: Init = Init()
+    dropout: Dropout = Dropout()
 
     @property
     def layers(self) -> int:

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from ilo_jax import sharding
 from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.initial import initial_weights
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import AnyMesh
 
@@ -17,13 +18,21 @@ Weights = dict[str, jax.Array]
 
 
 def build(config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Transformer:
-    """Return a randomly initialised model of a configuration."""
-    return Transformer(config, dtype=dtype, rngs=rngs)
+    """Return a model from scratch, its weights drawn as the authors of its family draw them."""
+    key, model = rngs.params(), Transformer(config, dtype=dtype, rngs=rngs)
+    put(model, weights(model) | initial_weights(config, shapes(model), key))
+    return model
 
 
-def abstract(config: ModelConfig, *, dtype: DTypeLike) -> Transformer:
-    """Return the model of a configuration with shapes in place of its weights."""
-    return nnx.eval_shape(lambda: build(config, dtype=dtype, rngs=nnx.Rngs(0)))
+def abstract(config: ModelConfig, *, dtype: DTypeLike, mesh: Mesh | None = None) -> Transformer:
+    """Return the model of a configuration with shapes in place of its weights.
+
+    Args:
+        config: of the model.
+        dtype: of the weights and of the computation.
+        mesh: on which the weights will lie; None: on one device.
+    """
+    return nnx.eval_shape(lambda: Transformer(config, dtype=dtype, mesh=mesh, rngs=nnx.Rngs(0)))
 
 
 def shapes(model: Transformer) -> dict[str, jax.ShapeDtypeStruct]:
@@ -75,8 +84,7 @@ def assembler(
         mesh: on which the weights lie.
         dtype: to compute in, whatever that of the weights.
     """
-    like = abstract(config, dtype=dtype)
-    like.mesh = mesh
+    like = abstract(config, dtype=dtype, mesh=mesh)
 
     def assemble(arrays: Mapping[str, jax.Array]) -> Transformer:
         return assembled(like, {path: array.astype(dtype) for path, array in arrays.items()})

@@ -37,11 +37,18 @@ class Transformer(nnx.Module):
     live in a dict, and this is how they compute.
     """
 
-    mesh: Mesh | None = None
+    mesh: Mesh | None
     """Where the weights lie, if over devices: hidden states then stay split over its "data"."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.config = config
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.config, self.mesh = config, mesh
         self.embed = Embedding(config.embedding, dtype=dtype, rngs=rngs)
         self.layers = nnx.List([
             Block(block, dim=config.dim, dtype=dtype, rngs=rngs) for block in config.blocks

@@ -95,7 +95,7 @@ def perturbed(config: ModelConfig) -> Transformer:
 
 
 def on(model: Transformer, mesh: Mesh, *, fsdp: bool = False) -> Transformer:
-    """The model with its weights on a mesh, as `hf.load` puts them."""
+    """The model with its weights on a mesh, as `load` puts them."""
     lies = parameters.shardings(model, mesh, fsdp=fsdp)
     weights = parameters.weights(model)
     parameters.put(model, {path: jax.device_put(weights[path], lies[path]) for path in weights})

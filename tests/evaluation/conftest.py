@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
 from tests.evaluation.material import VOCAB, tokenizer_of
@@ -35,7 +36,7 @@ def folder(theirs, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def ours(folder) -> Transformer:
-    return hf.load(folder, mesh=make_mesh())
+    return loading.load(open_folder(folder), mesh=make_mesh())
 
 
 @pytest.fixture(scope="session")

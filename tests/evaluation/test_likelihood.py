@@ -16,7 +16,8 @@ from ilo_jax.corpora.tokens import continuations, refuse_unfit, rolling
 from ilo_jax.evaluation import likelihood as module
 from ilo_jax.evaluation.likelihood import bits_per_byte, compiled_likelihood, predicted_tokens
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import make_mesh
 from tests.evaluation.material import VOCAB, split, tokenizer_of
 from tests.pairs import run_two
@@ -84,7 +85,7 @@ def test_packing_batches_and_mesh_change_nothing(
     expected = likelihood(ours, texts)
     monkeypatch.setattr("ilo_jax.activations.schedule.row_length", lambda longest: row_length)
     mesh = make_mesh(data=data, model=model)
-    other = hf.load(folder, mesh=mesh)
+    other = loading.load(open_folder(folder), mesh=mesh)
     settings = {"batch_tokens": batch_tokens, "dtype": jnp.float32}
     found = compiled_likelihood(other.config, mesh, **settings)(other, texts)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -110,7 +111,7 @@ def test_it_is_compiled_once_for_other_weights_and_texts(
     changed = LlamaForCausalLM(theirs.config).eval()
     changed.load_state_dict({name: 0.9 * weight for name, weight in state.items()})
     changed.save_pretrained(tmp_path)
-    second = likelihood(hf.load(tmp_path, mesh=make_mesh()), texts)
+    second = likelihood(loading.load(open_folder(tmp_path), mesh=make_mesh()), texts)
     assert (np.abs(second - first) > 1e-3).all()
     np.testing.assert_allclose(second, definition(changed, texts), rtol=1e-5)
     likelihood(ours, rolling(TEXTS[:3], tokenizer))
@@ -118,7 +119,7 @@ def test_it_is_compiled_once_for_other_weights_and_texts(
 
 
 def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary(folder, likelihood):
-    model = hf.load(folder, mesh=make_mesh())
+    model = loading.load(open_folder(folder), mesh=make_mesh())
     weights = parameters.weights(model)
     parameters.put(model, weights | {"head/out/kernel": 0 * weights["head/out/kernel"]})
     sentences = as_sentences([[1, 2, 3, 4], [5], [6, 7]], target=[[1, 0, 1, 1], [1], [1, 1]])
@@ -147,14 +148,15 @@ import json, sys
 import jax, jax.numpy as jnp
 from ilo_jax import processes, sharding
 from ilo_jax.corpora.packing import as_sentences
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.evaluation.likelihood import compiled_likelihood
 number, port, folder, file, model = sys.argv[1:]
 processes.join(f"localhost:{port}", processes=2, process=int(number))
 mesh = sharding.make_mesh(model=int(model))
 assert mesh.size == 2
 sentences = as_sentences(json.load(open(file)))
-model = hf.load(folder, mesh=mesh)
+model = loading.load(open_folder(folder), mesh=mesh)
 likelihood = compiled_likelihood(model.config, mesh, batch_tokens=256, dtype=jnp.float32)
 found = likelihood(model, sentences)
 print(json.dumps(found.tolist()))

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from experiments.finetune import Config, finetune, learner
 from experiments.launch import Run
-from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.hub import loading, saving
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import make_mesh
 from ilo_jax.training import run
 from tests.pairs import ended, free_port, start
@@ -106,7 +107,7 @@ def test_what_is_frozen_is_as_it_was_and_all_else_moved(whole, decoder):
 def test_bits_per_byte_are_those_of_the_model_that_is_saved(whole, config, text):
     """By torch, sentence by sentence, from the folder that the training left."""
     model = AutoModelForCausalLM.from_pretrained(whole / "model").eval()
-    tokenizer = repository.load_tokenizer(whole / "model")
+    tokenizer = open_folder(whole / "model").tokenizer
     for row in table(whole / "bits.csv")[-6:]:
         sentences = (text / f"{row['language']}.txt").read_text().splitlines()[:4]
         nats = 0.0
@@ -160,7 +161,7 @@ def test_stopped_before_its_model_was_saved_it_only_saves_it(config, whole, tmp_
         raise OSError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(hf, "save", full)
+        patch.setattr(saving, "save", full)
         with pytest.raises(OSError, match="no room"):
             finetune(config, Run(tmp_path))
     interrupt(monkeypatch, at=STEPS - 1)
@@ -230,7 +231,9 @@ def test_checkpoints_of_another_training_are_refused(config, whole, fields, mess
 
 def test_checkpoints_of_another_model_are_refused(config, whole, decoder, tmp_path):
     other = tmp_path / "other"
-    hf.save(hf.load(decoder, mesh=make_mesh(), dtype="bfloat16"), other, like=decoder)
+    folder = open_folder(decoder)
+    model = loading.load(folder, mesh=make_mesh(), dtype="bfloat16")
+    saving.save(model, other, raw=folder.raw, beside=folder.path)
     with pytest.raises(ValueError, match=r"are of another training: model differ \(model was"):
         finetune(changed(config, model=str(other)), Run(whole))
 

@@ -13,6 +13,7 @@ from experiments.launch import Run
 from ilo_jax.evaluation import held_out
 from ilo_jax.evaluation.held_out import Judgement, TextScores
 from ilo_jax.metrics import ReferencedScores
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.recipes import Recipe
 from ilo_jax.sharding import make_mesh
 
@@ -117,17 +118,18 @@ def test_started_again_it_trains_and_judges_nothing_twice(config, workdir, monke
 
 def test_what_older_code_judged_is_judged_again(config, decoder, tmp_path, monkeypatch):
     """And nothing else is: the recipe is in the name of what is kept."""
-    sentences = read_slice(config, decoder, make_mesh(), k=5, min_languages=3)
-    arm, judged = module.Arm("base", 0, lambda: decoder), []
+    folder = open_folder(decoder)
+    sentences = read_slice(config, folder, make_mesh(), k=5, min_languages=3)
+    arm, judged = module.Arm("base", 0, lambda: folder), []
     found = Judgement(TextScores(*np.ones((3, 6))), ReferencedScores(*np.ones((8, 4, 6))))
-    monkeypatch.setattr(module.hf, "load", lambda *_, **__: None)
+    monkeypatch.setattr(module.loading, "load", lambda *_, **__: None)
     monkeypatch.setattr(module, "judge", lambda *_, name: judged.append(name) or found)
     for _ in range(2):
-        module._judged(arm, decoder, config, Run(tmp_path), sentences)
+        module._judged(arm, folder, config, Run(tmp_path), sentences)
     assert len(judged) == 1
     for name in ("SCORES", "FORWARD"):
         monkeypatch.setattr(held_out, name, Recipe(name.lower(), -1))
-        module._judged(arm, decoder, config, Run(tmp_path), sentences)
+        module._judged(arm, folder, config, Run(tmp_path), sentences)
     assert judged == ["base-0"] * 3
 
 

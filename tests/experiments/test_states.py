@@ -9,11 +9,11 @@ import pytest
 
 from experiments import states
 from experiments.launch import Run
-from experiments.settings import Aligned, Extraction, Model
-from experiments.states import find_model, read_corpus, states_key, stored_states
+from experiments.settings import Aligned, Extraction
+from experiments.states import read_corpus, states_key, stored_states
 from ilo_jax.activations.taps import read
 from ilo_jax.corpora.languages import PAPER
-from ilo_jax.models.hub.repository import folder_config
+from ilo_jax.models.hub.folder import open_folder
 
 TAPS = "residual:mean"
 
@@ -43,22 +43,19 @@ def test_a_corpus_is_read_as_asked_for(text):
     assert list(paper.languages) == [language.code for language in PAPER]
 
 
-def test_a_model_is_called_by_its_folder(tiny):
-    assert find_model(Model(model=str(tiny))) == (tiny, tiny.name)
-
-
 def test_the_key_holds_what_determines_a_state_and_nothing_else(config, tiny):
-    corpus, taps = read_corpus(config), read(TAPS, folder_config(tiny))
+    corpus, folder = read_corpus(config), open_folder(tiny)
+    usual = read(TAPS, folder.config)
 
-    def key(taps=taps, tokens="some", **changed):
-        return states_key(Extraction(**vars(config) | changed), corpus, tiny, taps, tokens)
+    def key(taps=usual, tokens="some", **changed):
+        return states_key(Extraction(**vars(config) | changed), corpus, folder, taps, tokens)
 
     half = "bfloat16"
     for changed in ({"dtype": half}, {"param_dtype": half}, {"stored_dtype": half}):
         assert key(**changed) != key(), changed
     elsewhere = {"batch_tokens": 512, "model_parallel": 2, "fsdp": True, "states": "x"}
     assert key(**elsewhere) == key()
-    assert key(taps=read("neurons:max", folder_config(tiny))) != key()
+    assert key(taps=read("neurons:max", folder.config)) != key()
     assert key(tokens="others") != key()
 
 
@@ -71,12 +68,14 @@ def test_a_run_that_waited_for_another_uses_what_that_one_stored(
     @contextmanager
     def waits(url):
         monkeypatch.setattr(states, "alone", alone)
-        computed.append(stored_states(config, corpus, Run(tmp_path), taps=TAPS))
+        computed.append(
+            stored_states(config, open_folder(config.model), corpus, Run(tmp_path), taps=TAPS)
+        )
         with alone(url):
             yield
 
     monkeypatch.setattr(states, "alone", waits)
-    stored = stored_states(config, corpus, Run(tmp_path), taps=TAPS)
+    stored = stored_states(config, open_folder(config.model), corpus, Run(tmp_path), taps=TAPS)
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert "they are in" in first
     assert second == f"using the states stored in {stored.store.url}"
@@ -93,7 +92,7 @@ def test_what_was_damaged_and_mended_meanwhile_is_not_computed_again(
     config, tmp_path, monkeypatch, capsys
 ):
     corpus = read_corpus(config)
-    stored = stored_states(config, corpus, Run(tmp_path), taps=TAPS)
+    stored = stored_states(config, open_folder(config.model), corpus, Run(tmp_path), taps=TAPS)
     chunk = next(p for p in Path(stored.store.url).glob("residual_mean/c/1/1/**/*") if p.is_file())
     whole, alone = chunk.read_bytes(), states.alone
     chunk.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
@@ -106,6 +105,6 @@ def test_what_was_damaged_and_mended_meanwhile_is_not_computed_again(
 
     capsys.readouterr()
     monkeypatch.setattr(states, "alone", mended)
-    stored_states(config, corpus, Run(tmp_path), taps=TAPS)
+    stored_states(config, open_folder(config.model), corpus, Run(tmp_path), taps=TAPS)
     assert capsys.readouterr().out == f"using the states stored in {stored.store.url}\n"
     assert len(attributes(stored.store.url)["sessions"]) == 1

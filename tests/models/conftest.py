@@ -20,7 +20,8 @@ from transformers.utils import logging
 
 from ilo_jax.models.config import AttentionConfig, ModelConfig, Rope
 from ilo_jax.models.describe import SCALINGS
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import make_mesh
 from tests.models.reading import states
 from tests.models.variants import TOLERANCE, VARIANTS, VOCAB, family, fresh, perturb
@@ -92,7 +93,9 @@ def tiny(tmp_path_factory) -> Callable[[str], Tiny]:
 @pytest.fixture(scope="session")
 def ours(tiny) -> Callable[[str], Any]:
     """Return our model of a variant, in float32 on one device."""
-    return functools.cache(lambda variant: hf.load(tiny(variant).folder, mesh=make_mesh(data=1)))
+    return functools.cache(
+        lambda variant: loading.load(open_folder(tiny(variant).folder), mesh=make_mesh(data=1))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -288,7 +291,7 @@ def assert_bfloat16_as_torch(tiny, forward, by_torch, padded) -> Callable[[str],
         half = type(theirs).from_pretrained(
             folder, dtype=torch.bfloat16, attn_implementation="eager"
         )
-        model = hf.load(folder, mesh=make_mesh(data=1), dtype=jnp.bfloat16)
+        model = loading.load(open_folder(folder), mesh=make_mesh(data=1), dtype=jnp.bfloat16)
         states, _ = forward(model, padded)
         assert states.dtype == jnp.bfloat16
         got = [state.astype(np.float32) for state in as_torch(model, states)]

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading, saving
 from ilo_jax.models.hub.checkpoint import Mapped
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import along_data, make_mesh, replicated
 from tests.models.reading import states
@@ -46,7 +47,7 @@ def load_and_compute(
     """Load on a mesh over both processes; return the model, the bytes read and the error."""
     reads.clear()
     mesh = make_mesh(data=data, model=model)
-    loaded = hf.load(folder, mesh=mesh, fsdp=fsdp)
+    loaded = loading.load(open_folder(folder), mesh=mesh, fsdp=fsdp)
     with np.load(batch) as arrays:
         rows, expected = [arrays[name] for name in INPUTS], arrays["states"]
 
@@ -65,11 +66,11 @@ def main() -> None:
     folder, batch, output = map(Path, sys.argv[3:])
     jax.config.update("jax_num_cpu_devices", 4)
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
-    hf.Mapped = Counted
+    loading.Mapped = Counted
     _, tall = load_and_compute(folder, batch, data=1, model=8, fsdp=False)
     _, wide = load_and_compute(folder, batch, data=2, model=4, fsdp=False)
     model, split = load_and_compute(folder, batch, data=2, model=4, fsdp=True)
-    hf.save(model, output, like=folder)
+    saving.save(model, output, raw=open_folder(folder).raw)
     sys.stdout.write("\n" + json.dumps({"1x8": tall, "2x4": wide, "2x4 fsdp": split}) + "\n")
 
 

@@ -12,7 +12,8 @@ from flax import nnx
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import along_data, make_mesh
 from tests.models import reading
 from tests.models.variants import SIZES, VARIANTS, family, perturb
@@ -68,8 +69,8 @@ def states(model, batch) -> np.ndarray:
 
 
 def assert_same_states(folder: Path, mesh, batch, *, fsdp: bool) -> None:
-    one = states(hf.load(folder, mesh=make_mesh(data=1)), batch)
-    many = states(hf.load(folder, mesh=mesh, fsdp=fsdp), batch)
+    one = states(loading.load(open_folder(folder), mesh=make_mesh(data=1)), batch)
+    many = states(loading.load(open_folder(folder), mesh=mesh, fsdp=fsdp), batch)
     assert np.abs(many - one).max() <= TOLERANCE * np.abs(one).max()
 
 
@@ -110,7 +111,9 @@ def test_heads_that_do_not_divide_stay_whole(smol, padded, shape):
 def test_no_device_holds_more_than_its_share(eight_heads, shape, fsdp):
     """All but the norms is split in eight, whichever way the mesh is cut."""
     data, model = MESHES[shape]
-    loaded = hf.load(eight_heads, mesh=make_mesh(data=data, model=model), fsdp=fsdp)
+    loaded = loading.load(
+        open_folder(eight_heads), mesh=make_mesh(data=data, model=model), fsdp=fsdp
+    )
     norms = nbytes(loaded) - nbytes(loaded, without=("norm",))
     share = norms + nbytes(loaded, without=("norm",)) // 8
     assert held(loaded) == dict.fromkeys(jax.devices(), share)
@@ -118,14 +121,14 @@ def test_no_device_holds_more_than_its_share(eight_heads, shape, fsdp):
 
 def test_share_where_heads_and_vocabulary_do_not_divide(smol):
     """The MLP is split by its width, the vocabulary's matrices by theirs, attention not."""
-    loaded = hf.load(smol, mesh=make_mesh(data=1, model=8))
+    loaded = loading.load(open_folder(smol), mesh=make_mesh(data=1, model=8))
     whole = nbytes(loaded) - nbytes(loaded, without=("norm", "attn"))
     assert held(loaded) == dict.fromkeys(jax.devices(), whole + (nbytes(loaded) - whole) // 8)
 
 
 def test_what_is_not_split_is_named_in_the_log(smol, caplog):
-    with caplog.at_level("INFO", logger="ilo_jax.models.hub.hf"):
-        hf.load(smol, mesh=make_mesh(data=1, model=8))
+    with caplog.at_level("INFO", logger="ilo_jax.models.hub.loading"):
+        loading.load(open_folder(smol), mesh=make_mesh(data=1, model=8))
     assert caplog.messages == [
         "not split over 8 devices, as they do not divide: {'head': 9, 'kv': 3, 'vocab': 67}"
     ]
@@ -134,7 +137,7 @@ def test_what_is_not_split_is_named_in_the_log(smol, caplog):
 def temporary_bytes(folder: Path, data: int, *, fsdp: bool) -> int:
     """Return what the forward takes on each device, beside weights and states."""
     mesh = make_mesh(data=data)
-    model = hf.load(folder, mesh=mesh, fsdp=fsdp)
+    model = loading.load(open_folder(folder), mesh=mesh, fsdp=fsdp)
     tokens = jax.device_put(np.ones((16, 64), np.int32), along_data(mesh))
     graph, state = nnx.split(model)
 
@@ -159,7 +162,7 @@ def test_weights_split_over_data_leave_the_batch_split(eight_heads, tmp_path):
 
 
 def test_two_processes_read_a_share_each(eight_heads, padded, tmp_path):
-    one = hf.load(eight_heads, mesh=make_mesh(data=1))
+    one = loading.load(open_folder(eight_heads), mesh=make_mesh(data=1))
     arrays: dict[str, Any] = eight_rows(padded) | {"states": states(one, padded)}
     np.savez(tmp_path / "batch.npz", **arrays)
     places = [str(eight_heads), str(tmp_path / "batch.npz"), str(tmp_path / "saved")]
@@ -176,7 +179,9 @@ def test_two_processes_read_a_share_each(eight_heads, padded, tmp_path):
             "2x4 fsdp": half,
         }
         assert all(run["difference"] <= TOLERANCE for run in runs.values())
-    saved = parameters.weights(hf.load(tmp_path / "saved", mesh=make_mesh(data=1)))
+    saved = parameters.weights(
+        loading.load(open_folder(tmp_path / "saved"), mesh=make_mesh(data=1))
+    )
     for path, weight in parameters.weights(one).items():
         assert np.array_equal(saved[path], weight), path
 
@@ -192,6 +197,7 @@ def test_two_processes_with_different_weights_stop_together(eight_heads, tmp_pat
 
 def test_an_error_on_one_process_ends_both(eight_heads, tmp_path):
     absent = tmp_path / "absent"
+    absent.mkdir()
     first, second = run_two(SHARE, [str(eight_heads), "", ""], [str(absent), "", ""])
     assert f"RuntimeError: opening {eight_heads} failed on process [1]" in first.stderr
     assert f"FileNotFoundError: no config.json in {absent}" in second.stderr

@@ -8,7 +8,8 @@ import torch
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.parameters import weights
 from ilo_jax.models.sites import reading
 from ilo_jax.sharding import along_data, make_mesh
@@ -157,7 +158,9 @@ def test_a_bare_backbone_has_no_logits(ours, variant):
 
 
 def test_a_bfloat16_model_computes_in_bfloat16(tiny, packed):
-    model = hf.load(tiny("gemma2-both").folder, mesh=make_mesh(data=1), dtype=jnp.bfloat16)
+    model = loading.load(
+        open_folder(tiny("gemma2-both").folder), mesh=make_mesh(data=1), dtype=jnp.bfloat16
+    )
     assert {weight.dtype for weight in weights(model).values()} == {jnp.dtype(jnp.bfloat16)}
     arrays = [jnp.asarray(a) for a in packed[:3]]
     found = jax.eval_shape(lambda: states(model, *arrays))
@@ -251,7 +254,7 @@ def test_blocks_that_attend_alike_share_their_rotations(ours, packed, variant, k
 
 def test_a_batch_over_four_devices_gives_the_same(tiny, ours, forward, assert_close, padded):
     mesh = make_mesh(data=4)
-    model = hf.load(tiny("llama-gqa").folder, mesh=mesh)
+    model = loading.load(open_folder(tiny("llama-gqa").folder), mesh=mesh)
     spread = [jax.device_put(array[:4], along_data(mesh)) for array in padded[:3]]
     got, logits = forward(model, padded._make([*spread, None]))
     expected, expected_logits = forward(ours("llama-gqa"), padded)

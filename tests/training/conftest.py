@@ -19,7 +19,8 @@ from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausa
 from ilo_jax.corpora.packing import Rows, as_sentences
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
 from ilo_jax.training import freezing, optimizers
@@ -78,7 +79,7 @@ def start(tmp_path_factory) -> Callable[[str], Start]:
         perturb(model, seed=0)
         folder = tmp_path_factory.mktemp(name)
         model.save_pretrained(folder)
-        ours = hf.load(folder, mesh=make_mesh(data=1))
+        ours = loading.load(open_folder(folder), mesh=make_mesh(data=1))
         return Start(folder, model, ours.config, copied(parameters.weights(ours)))
 
     return make

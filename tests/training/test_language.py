@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import get_cosine_schedule_with_warmup
 
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import make_mesh
 from ilo_jax.training import optimizers
 from ilo_jax.training.order import Order, Text
@@ -108,7 +109,9 @@ def test_training_is_torchs(start, trained, text, order, tmp_path, model, freeze
         assert min(norms) < ADAMW["clip"] < max(norms)
     assert losses[-1] < 0.9 * losses[0]
     theirs.save_pretrained(tmp_path)
-    weights = copied(parameters.weights(hf.load(tmp_path, mesh=make_mesh(data=1))))
+    weights = copied(
+        parameters.weights(loading.load(open_folder(tmp_path), mesh=make_mesh(data=1)))
+    )
     assert farthest(run.weights[COMPARED], weights) <= TOLERANCE
     begun = start(model).weights
     for path, found in run.weights[COMPARED].items():
@@ -224,7 +227,7 @@ def test_bfloat16_costs_gradients_what_it_costs_torch(start, half, text, order, 
             for weight in model.parameters():
                 weight.copy_(weight.grad)
         model.float().save_pretrained(tmp_path / name)
-        gradients = hf.load(tmp_path / name, mesh=make_mesh(data=1))
+        gradients = loading.load(open_folder(tmp_path / name), mesh=make_mesh(data=1))
         found[name] = copied(parameters.weights(gradients))
     found["ours"] = copied(half.learn([half.batch(0)]).state.moments[0])
     squares = {

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import make_mesh, replicated
 from ilo_jax.training import freezing
 from ilo_jax.training.kept_states import compute_kept_states
@@ -31,7 +32,7 @@ def learn(
     folder: Path, text: Text, order: Order, mesh: Mesh, settings: dict[str, Any], *, file: Path
 ) -> tuple[list[float], dict[str, np.ndarray]]:
     """Return the losses and the weights; states of frozen blocks, if there are, go to a file."""
-    model = hf.load(folder, mesh=mesh, fsdp=settings["fsdp"])
+    model = loading.load(open_folder(folder), mesh=mesh, fsdp=settings["fsdp"])
     weights = parameters.weights(model)
     rules = freezing.read_rules(settings["freeze"], model.config)
     mask = freezing.frozen_mask(weights, rules)

@@ -12,13 +12,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from experiments.settings import Source
-from experiments.states import find_model, read_corpus
+from experiments.states import read_corpus
 from ilo_jax.activations.taps import Tap, read
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.tokens import token_ids
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.families import family_of, read_config
+from ilo_jax.models.hub.folder import Folder, open_folder
 from ilo_jax.models.hub.placement import sources, without_prefix
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
@@ -111,10 +112,10 @@ def prepare(
         OSError: if a file is absent.
         ValueError: if the corpus or the model cannot be used.
     """
-    corpus, (folder, name) = read_corpus(source), find_model(source)
-    config, tokenizer = repository.folder_config(folder), repository.load_tokenizer(folder)
+    corpus, folder = read_corpus(source), open_folder(source.model)
+    name, config = folder.name, folder.config
     limits = {"limit": config.max_positions, "vocab": config.vocab}
-    sentences = token_ids(corpus, tokenizer, prefix="", **limits)
+    sentences = token_ids(corpus, folder.tokenizer, prefix="", **limits)
     if random:
         name, rng = f"random {random}", np.random.default_rng(0)
         models = random_model(RANDOM[random], dtype)
@@ -131,21 +132,20 @@ def random_ids(sentences: Sentences, vocab: int, rng: np.random.Generator) -> Se
     return sentences._replace(tokens=tokens)
 
 
-def stored_model(folder: Path, dtype: str) -> tuple[Transformer, Any]:
+def stored_model(folder: Folder, dtype: str) -> tuple[Transformer, Any]:
     """Return the model of a folder, as ours and as torch's."""
-    ours = hf.load(folder, mesh=make_mesh(data=1), dtype=jnp.dtype(dtype))
-    return ours, torch_model(folder, dtype)
+    ours = loading.load(folder, mesh=make_mesh(data=1), dtype=jnp.dtype(dtype))
+    return ours, torch_model(folder.path, dtype)
 
 
 def random_model(raw: Mapping[str, Any], dtype: str) -> tuple[Transformer, Any]:
     """Return a model with random weights that never leave the device, as ours and as torch's."""
     config, mesh = read_config(raw), make_mesh(data=1)
-    ours = parameters.abstract(config, dtype=jnp.dtype(dtype))
+    ours = parameters.abstract(config, dtype=jnp.dtype(dtype), mesh=mesh)
     lies = parameters.shardings(ours, mesh, fsdp=False)
     build = partial(parameters.build, config, dtype=jnp.dtype(dtype))
     made = jax.jit(lambda: parameters.weights(build(rngs=nnx.Rngs(0))), out_shardings=lies)()
     parameters.put(ours, made)
-    ours.mesh = mesh
     shapes = {path: array.shape for path, array in made.items()}
     found = without_prefix(sources(family_of(raw), config, shapes), family_of(raw))
     # One by one: transposing makes a copy.

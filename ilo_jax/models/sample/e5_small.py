@@ -87,11 +87,12 @@ def _is_complete(place: Path) -> bool:
     """Return whether the manifest is ours and each file has the size it names."""
     try:
         manifest = json.loads((place / MANIFEST).read_text())
-        sizes = {name: (place / name).stat().st_size for name in manifest["files"]}
-    except (OSError, ValueError):
+        ours = manifest["source"]["sha256"] == SOURCE_SHA256 and manifest["recipe"] == RECIPE
+        sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
+        return ours and sizes == {name: (place / name).stat().st_size for name in sizes}
+    # Whatever else stands there, it is not a manifest of ours.
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
-    ours = manifest["source"]["sha256"] == SOURCE_SHA256 and manifest["recipe"] == RECIPE
-    return ours and sizes == {name: file["bytes"] for name, file in manifest["files"].items()}
 
 
 def _source() -> bytes:

@@ -19,7 +19,7 @@ from experiments.bench.timing import Seconds
 from experiments.settings import Source
 from ilo_jax.models import parameters
 from ilo_jax.models.flops import forward_flops
-from ilo_jax.models.hub.repository import folder_config
+from ilo_jax.models.hub.folder import open_folder
 
 ROOT = Path(__file__).parents[3]
 
@@ -43,7 +43,7 @@ def test_a_comparison_leaves_a_table(tiny, text, tmp_path):
     found = rows(tmp_path)
     assert [row["searcher"] for row in found] == list(SEARCHERS)
     walls = {row["searcher"]: float(row["seconds"]) for row in found}
-    flops = forward_flops(folder_config(tiny), np.full(12, 30))  # not all are of 30 characters
+    flops = forward_flops(open_folder(tiny).config, np.full(12, 30))  # not all are of 30 characters
     for row in found:
         seconds = walls[row["searcher"]]
         assert row["sentences"] == "12"

@@ -10,7 +10,8 @@ from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run
 from experiments.settings import Source
 from ilo_jax.evaluation.held_out import judge
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import make_mesh
 
 
@@ -21,12 +22,12 @@ def source(decoder, text) -> Source:
 
 @pytest.fixture(scope="module")
 def held_out(source, decoder):
-    return read_slice(source, decoder, make_mesh(), k=5, min_languages=3)
+    return read_slice(source, open_folder(decoder), make_mesh(), k=5, min_languages=3)
 
 
 @pytest.fixture(scope="module")
 def model(decoder):
-    return hf.load(decoder, mesh=make_mesh())
+    return loading.load(open_folder(decoder), mesh=make_mesh())
 
 
 def test_ilo_is_what_the_main_job_gives(source, held_out, model, tmp_path):
@@ -64,9 +65,9 @@ def read(file: Path) -> list[dict[str, str]]:
 def test_a_language_that_is_not_there_is_named(source, decoder):
     asked = Source(**vars(source) | {"languages": "eng_Latn,xyz_Latn"})
     with pytest.raises(ValueError, match="xyz_Latn"):
-        read_slice(asked, decoder, make_mesh(), k=5, min_languages=3)
+        read_slice(asked, open_folder(decoder), make_mesh(), k=5, min_languages=3)
 
 
 def test_settings_of_ilo_that_cannot_be_are_refused_before_the_model_is_read(source, decoder):
     with pytest.raises(ValueError, match=r"min_languages must be in \[1, 5\]"):
-        read_slice(source, decoder, make_mesh(), k=5, min_languages=6)
+        read_slice(source, open_folder(decoder), make_mesh(), k=5, min_languages=6)

@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.inputs import check_model
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import hf, repository
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import Folder, open_folder
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 1e-5
@@ -43,26 +44,26 @@ def altered(monkeypatch):
     """Make our model one with a changed weight."""
 
     def alter(path: str, change) -> None:
-        def load(folder: Path, **keywords):
+        def load(folder: Folder, **keywords):
             model = original(folder, **keywords)
             weights = parameters.weights(model)
             parameters.put(model, weights | {path: change(weights[path])})
             return model
 
-        original = hf.load
-        monkeypatch.setattr(hf, "load", load)
+        original = loading.load
+        monkeypatch.setattr(loading, "load", load)
 
     return alter
 
 
 def test_encoder_agrees_on_sentences(tiny, capsys):
-    assert check_model.check(tiny, tolerance=TOLERANCE) == 0
+    assert check_model.check(open_folder(tiny), tolerance=TOLERANCE) == 0
     output = capsys.readouterr().out
     assert re.match(r"agrees with transformers on \d{3} tokens of 6 sentences: 3 outputs", output)
 
 
 def test_decoder_without_a_tokenizer_agrees_on_random_tokens_and_logits(llama, capsys):
-    assert check_model.check(llama, tolerance=TOLERANCE) == 0
+    assert check_model.check(open_folder(llama), tolerance=TOLERANCE) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"no tokenizer in {llama}: comparing on random tokens"
     assert second.startswith("agrees with transformers on 84 tokens of 3 sentences: 4 outputs")
@@ -78,7 +79,7 @@ def test_decoder_without_a_tokenizer_agrees_on_random_tokens_and_logits(llama, c
 )
 def test_a_weight_that_is_not_the_checkpoints_is_found(llama, capsys, altered, path, change):
     altered(path, change)
-    assert check_model.check(llama, tolerance=TOLERANCE) == check_model.DISAGREE
+    assert check_model.check(open_folder(llama), tolerance=TOLERANCE) == check_model.DISAGREE
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("DISAGREES with transformers")
     found = {line.split(":")[0] for line in lines[2:]}
@@ -88,7 +89,7 @@ def test_a_weight_that_is_not_the_checkpoints_is_found(llama, capsys, altered, p
 
 def test_without_torch_there_is_nothing_to_compare_with(llama, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert check_model.check(llama, tolerance=TOLERANCE) == check_model.NOT_COMPARED
+    assert check_model.check(open_folder(llama), tolerance=TOLERANCE) == check_model.NOT_COMPARED
     assert capsys.readouterr().out == "not compared: torch is not installed\n"
 
 
@@ -100,7 +101,9 @@ def test_states_of_another_width_are_left_to_the_logits():
 
 
 def test_summary_of_one_device(llama):
-    lines = check_model.summary(llama, mesh="1x1", fsdp=False, dtype="bfloat16").splitlines()
+    lines = check_model.summary(
+        open_folder(llama), mesh="1x1", fsdp=False, dtype="bfloat16"
+    ).splitlines()
     assert lines == [
         "family      llama, LlamaForCausalLM",
         "blocks      2, 24 wide, causal",
@@ -117,7 +120,7 @@ def test_summary_of_one_device(llama):
 
 def test_memory_is_that_of_the_largest_share(llama):
     """Embedding and head 70 x 24, two blocks of 4,608 (attention 1,728), norms 5 x 24."""
-    config = repository.folder_config(llama)
+    config = open_folder(llama).config
 
     def held(mesh: str, *, fsdp: bool = False) -> tuple[int, int]:
         return check_model.memory(config, check_model.parse_mesh(mesh), fsdp=fsdp, dtype="float32")
@@ -128,7 +131,7 @@ def test_memory_is_that_of_the_largest_share(llama):
 
 
 def test_what_is_not_split_is_said(llama):
-    text = check_model.summary(llama, mesh="1x4", fsdp=False, dtype="float32")
+    text = check_model.summary(open_folder(llama), mesh="1x4", fsdp=False, dtype="float32")
     assert text.splitlines()[-1] == (
         "not split   head (6), kv (3), vocab (70): no multiple of 4; "
         "vocab matrices are split along dim"

@@ -13,8 +13,9 @@ import pytest
 from flax import nnx
 
 from ilo_jax.models.config import LinearScaling, Llama3Scaling, ModelConfig, Norm, Rope
-from ilo_jax.models.hub import hf
+from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.families import FAMILIES, Family, Place, read_config
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.layers import attention, spans
 from ilo_jax.models.parameters import build, put, weights
 from ilo_jax.sharding import make_mesh
@@ -423,14 +424,14 @@ MISREAD: dict[str, tuple[str, Family]] = {
 def test_another_place_of_weights_is_caught(tiny, difference, monkeypatch, name):
     variant, row = MISREAD[name]
     monkeypatch.setitem(FAMILIES, family(variant), row)
-    model = hf.load(tiny(variant).folder, mesh=make_mesh(data=1))
+    model = loading.load(open_folder(tiny(variant).folder), mesh=make_mesh(data=1))
     assert difference(variant, model) >= CAUGHT
 
 
 def test_a_matrix_with_its_inputs_first_has_the_other_shape(tiny, monkeypatch):
     monkeypatch.setitem(FAMILIES, "gpt2", placed("gpt2-plain", inputs_first=False))
     with pytest.raises(ValueError, match=r"c_attn\.weight in .* must have shape \(96, 32\), got"):
-        hf.load(tiny("gpt2-plain").folder, mesh=make_mesh(data=1))
+        loading.load(open_folder(tiny("gpt2-plain").folder), mesh=make_mesh(data=1))
 
 
 # Configs as released

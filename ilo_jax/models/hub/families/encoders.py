@@ -1,6 +1,14 @@
 """Bidirectional encoders: BERT and those that followed it."""
 
-from ilo_jax.models.hub.families.family import INERT, NO_CROSS_ATTENTION, PLAIN, Family, places
+from ilo_jax.models.hub.families.family import (
+    CHECKED,
+    INERT,
+    NO_CROSS_ATTENTION,
+    PLAIN,
+    Family,
+    dropped,
+    places,
+)
 from ilo_jax.models.hub.families.reading import NUMBER, Key, only
 
 FACTS = {
@@ -43,7 +51,10 @@ def _bert_names(backbone: str) -> dict[str, str]:
 
 
 BERT = Family(
-    keys=NO_CROSS_ATTENTION
+    keys=CHECKED
+    | NO_CROSS_ATTENTION
+    | dropped("hidden_dropout_prob", "embedding residual", rate=0.1)
+    | dropped("attention_probs_dropout_prob", "attention", rate=0.1)
     | {
         "architectures": Key("architectures", list, None),
         "vocab_size": Key("vocab", int),
@@ -95,7 +106,10 @@ ROBERTA = BERT._replace(
 )
 
 DISTILBERT = Family(
-    keys={
+    keys=CHECKED
+    | dropped("dropout", "embedding residual", rate=0.1)
+    | dropped("attention_dropout", "attention", rate=0.1)
+    | {
         "architectures": Key("architectures", list, None),
         "vocab_size": Key("vocab", int),
         "dim": Key("dim", int, also=("hidden_size",)),
@@ -107,7 +121,7 @@ DISTILBERT = Family(
         "tie_word_embeddings": Key("tied", bool, True, also=("tie_weights_",)),
     },
     # Sinusoidal tables are stored like learned ones.
-    inert=INERT | {"dropout", "qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds"},
+    inert=INERT | {"qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds"},
     facts=FACTS | {"norm_eps": 1e-12},
     names=places({
         "embed/tokens": "distilbert.embeddings.word_embeddings",

@@ -8,8 +8,10 @@ from typing import Any
 from ilo_jax.models.config import (
     AttentionConfig,
     BlockConfig,
+    Dropout,
     EmbeddingConfig,
     HeadConfig,
+    Init,
     MlpConfig,
     ModelConfig,
     Norm,
@@ -94,6 +96,14 @@ class Facts:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
 
+    init_std: float = 0.02
+    init_by_depth: bool = False
+    drop_embedding: float = 0.0
+    drop_attention: float = 0.0
+    drop_residual: float = 0.0
+    drop_neurons: float = 0.0
+    drop_blocks: float = 0.0
+
     def __post_init__(self):
         sizes = {name: getattr(self, name) for name in SIZES}
         if small := [f"{n} {v}" for n, v in sizes.items() if v is not None and v < 1]:
@@ -137,6 +147,18 @@ def model_config(facts: Facts) -> ModelConfig:
         final_norm=norm if facts.norm_place != "post" and not facts.no_final_norm else None,
         head=_head(facts),
         max_positions=_max_positions(facts),
+        init=Init(std=facts.init_std, by_depth=facts.init_by_depth),
+        dropout=_dropout(facts),
+    )
+
+
+def _dropout(facts: Facts) -> Dropout:
+    return Dropout(
+        embedding=facts.drop_embedding,
+        attention=facts.drop_attention,
+        residual=facts.drop_residual,
+        neurons=facts.drop_neurons,
+        blocks=facts.drop_blocks,
     )
 
 

@@ -15,7 +15,7 @@ INERT = frozenset(
     """_attn_implementation_autoset _flash_attn_2_enabled _name_or_path _num_labels
     architectures attn_implementation bos_token_id chunk_size_feed_forward
     classifier_dropout dtype eos_token_id finetuning_task
-    gradient_checkpointing id2label initializer_range is_encoder_decoder label2id max_length
+    gradient_checkpointing id2label label2id max_length
     model_type output_attentions output_hidden_states output_past pad_token_id pretraining_tp
     problem_type return_dict tokenizer_class task_specific_params torch_dtype
     transformers.js_config transformers_version use_cache
@@ -23,6 +23,25 @@ INERT = frozenset(
     sep_token_id cls_token_id mask_token_id unk_token_id""".split()
 )
 """Keys that change no hidden state at inference, in any family."""
+
+
+CHECKED = {
+    "is_encoder_decoder": only(value=False),
+    "initializer_range": Key("init_std", NUMBER, 0.02),
+}
+"""Keys that every family reads alike."""
+
+
+def dropped(name: str, places: str, *, rate: float) -> dict[str, Key]:
+    """Return the key of a dropout, of one or more of `config.Dropout`'s places.
+
+    Args:
+        name: of the key.
+        places: separated by spaces.
+        rate: where the key is absent.
+    """
+    facts = " ".join(f"drop_{place}" for place in places.split())
+    return {name: Key(facts, NUMBER, rate)}
 
 
 class Place(NamedTuple):
@@ -68,19 +87,24 @@ ROTARY_KEYS = {
     "partial_rotary_factor": Key("rotary_fraction", NUMBER, None),
 }
 
-GATED_KEYS = ROTARY_KEYS | {
-    "architectures": Key("architectures", list, None),
-    "vocab_size": Key("vocab", int),
-    "hidden_size": Key("dim", int),
-    "num_hidden_layers": Key("layers", int),
-    "num_attention_heads": Key("heads", int),
-    "num_key_value_heads": Key("kv_heads", int, None),
-    "head_dim": Key("head_dim", int, None),
-    "intermediate_size": Key("mlp_dim", int),
-    "hidden_act": Key("activation", str, "silu", GATES),
-    "max_position_embeddings": Key("max_positions", int),
-    "tie_word_embeddings": Key("tied", bool, False),
-}
+GATED_KEYS = (
+    ROTARY_KEYS
+    | CHECKED
+    | dropped("attention_dropout", "attention", rate=0.0)
+    | {
+        "architectures": Key("architectures", list, None),
+        "vocab_size": Key("vocab", int),
+        "hidden_size": Key("dim", int),
+        "num_hidden_layers": Key("layers", int),
+        "num_attention_heads": Key("heads", int),
+        "num_key_value_heads": Key("kv_heads", int, None),
+        "head_dim": Key("head_dim", int, None),
+        "intermediate_size": Key("mlp_dim", int),
+        "hidden_act": Key("activation", str, "silu", GATES),
+        "max_position_embeddings": Key("max_positions", int),
+        "tie_word_embeddings": Key("tied", bool, False),
+    }
+)
 """Of decoders with rotary positions and a gated MLP."""
 
 RMS_KEY = {"rms_norm_eps": Key("norm_eps", NUMBER, 1e-6)}

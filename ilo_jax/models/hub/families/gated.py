@@ -15,6 +15,7 @@ from ilo_jax.models.hub.families.family import (
     RMS_KEY,
     Family,
     Place,
+    dropped,
     places,
 )
 from ilo_jax.models.hub.families.reading import NUMBER, Key, only, unsupported
@@ -46,8 +47,9 @@ QWEN2 = LLAMA._replace(
     | {
         "use_sliding_window": Key("windowed", bool, False),
         "max_window_layers": Key("windowed_from", int, 28),
+        "use_mrope": only(value=False),
     },
-    inert=INERT | {"use_mrope"},
+    inert=INERT,
     facts=RMS | {"qkv_bias": True},
 )
 
@@ -168,6 +170,8 @@ OLMO2 = LLAMA._replace(
 
 PHI3 = LLAMA._replace(
     keys=GATED_KEYS
+    | dropped("embd_pdrop", "embedding", rate=0.0)
+    | dropped("resid_pdrop", "residual", rate=0.0)
     | {
         "sliding_window": Key("window", int, None),
         "rms_norm_eps": Key("norm_eps", NUMBER, 1e-5),
@@ -179,7 +183,7 @@ PHI3 = LLAMA._replace(
         "interpolate_factor": only(1),
     },
     # Its code is in transformers by now; the older code that auto_map names is never run.
-    inert=INERT | {"auto_map", "embd_pdrop", "resid_pdrop"},
+    inert=INERT | {"auto_map"},
     names=BACKBONE
     | {
         f"layers/*/attn/{p}": Place("model.layers.*.self_attn.qkv_proj", fused="rows")

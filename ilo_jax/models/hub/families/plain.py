@@ -1,6 +1,7 @@
 """Decoders with LayerNorm and a plain MLP, each with names and positions of its own."""
 
 from ilo_jax.models.hub.families.family import (
+    CHECKED,
     INERT,
     INV_FREQ,
     NO_CROSS_ATTENTION,
@@ -9,13 +10,14 @@ from ilo_jax.models.hub.families.family import (
     ROTARY_KEYS,
     Family,
     Place,
+    dropped,
     places,
 )
 from ilo_jax.models.hub.families.reading import NUMBER, Key, only
 
 LAYER_NORM = {"norm_kind": "layer", "norm_bias": True}
 BIASES = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}
-COMMON_KEYS = {
+COMMON_KEYS = CHECKED | {
     "architectures": Key("architectures", list, None),
     "vocab_size": Key("vocab", int),
     "tie_word_embeddings": Key("tied", bool, True),
@@ -23,6 +25,8 @@ COMMON_KEYS = {
 
 BLOOM = Family(
     keys=COMMON_KEYS
+    | dropped("attention_dropout", "attention", rate=0.0)
+    | dropped("hidden_dropout", "residual", rate=0.0)
     | {
         "hidden_size": Key("dim", int, also=("n_embed",)),
         "n_layer": Key("layers", int, also=("num_hidden_layers",)),
@@ -67,9 +71,16 @@ FAIRSEQ_NAMES = {f"layers/*/attn/{p}": f"layers.*.self_attn.{p}_proj" for p in "
 }
 """What XGLM and OPT, both from fairseq, have in common."""
 
+INIT_KEY = {"init_std": Key("init_std", NUMBER, 0.02, also=("initializer_range",))}
+FAIRSEQ_KEYS = {name: key for name, key in COMMON_KEYS.items() if name != "initializer_range"}
+FAIRSEQ_KEYS |= INIT_KEY | dropped("layerdrop", "blocks", rate=0.0)
+
 XGLM = Family(
-    keys=COMMON_KEYS
+    keys=FAIRSEQ_KEYS
     | NO_CROSS_ATTENTION
+    | dropped("dropout", "embedding residual", rate=0.1)
+    | dropped("attention_dropout", "attention", rate=0.1)
+    | dropped("activation_dropout", "neurons", rate=0.0)
     | {
         "d_model": Key("dim", int, also=("hidden_size",)),
         "num_layers": Key("layers", int, also=("num_hidden_layers",)),
@@ -81,8 +92,7 @@ XGLM = Family(
         # The position of a higher padding id would be a row of zeros.
         "pad_token_id": Key("", int, 1, (0, 1)),
     },
-    inert=INERT
-    | {"activation_dropout", "decoder_start_token_id", "dropout", "init_std", "layerdrop"},
+    inert=INERT | {"decoder_start_token_id"},
     facts=LAYER_NORM | BIASES | {"positions": "sinusoidal", "offset": 2, "norm_eps": 1e-5},
     names=places(
         {ours: f"model.{theirs}" for ours, theirs in FAIRSEQ_NAMES.items()}
@@ -96,7 +106,9 @@ XGLM = Family(
 )
 
 OPT = Family(
-    keys=COMMON_KEYS
+    keys=FAIRSEQ_KEYS
+    | dropped("dropout", "residual", rate=0.1)
+    | dropped("attention_dropout", "attention", rate=0.0)
     | {
         "hidden_size": Key("dim", int),
         "word_embed_proj_dim": Key("inner_dim", int, None),
@@ -110,7 +122,7 @@ OPT = Family(
         "enable_bias": Key("qkv_bias out_bias mlp_bias", bool, True),
         "layer_norm_elementwise_affine": Key("norm_scale norm_bias", bool, True),
     },
-    inert=INERT | {"activation_dropout", "dropout", "init_std", "layerdrop", "prefix"},
+    inert=INERT | {"activation_dropout", "prefix"},
     facts={"norm_kind": "layer", "norm_eps": 1e-5, "positions": "learned", "offset": 2},
     names=places(
         {ours: f"model.decoder.{theirs}" for ours, theirs in FAIRSEQ_NAMES.items()}
@@ -129,6 +141,9 @@ OPT = Family(
 GPT2 = Family(
     keys=COMMON_KEYS
     | NO_CROSS_ATTENTION
+    | dropped("embd_pdrop", "embedding", rate=0.1)
+    | dropped("attn_pdrop", "attention", rate=0.1)
+    | dropped("resid_pdrop", "residual", rate=0.1)
     | {
         "n_embd": Key("dim", int, also=("hidden_size",)),
         "n_layer": Key("layers", int, also=("num_hidden_layers",)),
@@ -142,10 +157,10 @@ GPT2 = Family(
     },
     inert=INERT
     | set(
-        """attn_pdrop embd_pdrop resid_pdrop reorder_and_upcast_attn summary_activation
+        """reorder_and_upcast_attn summary_activation
         summary_first_dropout summary_proj_to_labels summary_type summary_use_proj""".split()
     ),
-    facts=LAYER_NORM | BIASES | {"positions": "learned"},
+    facts=LAYER_NORM | BIASES | {"positions": "learned", "init_by_depth": True},
     names=places({
         "embed/tokens": "transformer.wte",
         "embed/positions": "transformer.wpe",
@@ -175,6 +190,8 @@ GPT2 = Family(
 
 GPT_NEOX = Family(
     keys=COMMON_KEYS
+    | dropped("attention_dropout", "attention", rate=0.0)
+    | dropped("hidden_dropout", "embedding residual", rate=0.0)
     | {name: key for name, key in ROTARY_KEYS.items() if name != "partial_rotary_factor"}
     | {
         "hidden_size": Key("dim", int),

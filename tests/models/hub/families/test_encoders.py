@@ -8,6 +8,7 @@ import pytest
 from ilo_jax.models.config import (
     AttentionConfig,
     BlockConfig,
+    Dropout,
     EmbeddingConfig,
     HeadConfig,
     MlpConfig,
@@ -40,6 +41,7 @@ EXPECTED_BERT = ModelConfig(
     final_norm=None,
     head=HeadConfig(kind="none"),
     max_positions=128,
+    dropout=Dropout(embedding=0.1, attention=0.1, residual=0.1),
 )
 # Its first position is in the row after that of padding.
 EXPECTED_ROBERTA = dataclasses.replace(

@@ -203,6 +203,8 @@ def test_unknown_key_is_refused(model_type, name):
     assert problems(RAW[model_type] | {name: 16}) == [f"{name}: unknown key"]
 
 
+GATED = """cohere cohere2 gemma gemma2 gemma3_text llama mistral olmo2 phi3 qwen2 qwen3""".split()
+
 UNSUPPORTED = (
     dict.fromkeys(["bert", "roberta", "xlm-roberta"], ("is_decoder", True, [False]))
     | dict.fromkeys(["gpt2", "opt", "xglm"], ("activation_function", "swish", GELUS))
@@ -271,3 +273,64 @@ def test_names_that_disagree_are_refused(model_type, name, other):
     value = RAW[model_type][name]
     problem = f"{name}: its names disagree: {name} is {value} and {other} is 7"
     assert problems(RAW[model_type] | {other: 7}) == [problem]
+
+
+# What matters in training only
+
+
+@pytest.mark.parametrize("model_type", RAW)
+def test_spread_of_initial_weights_is_read(model_type):
+    name = "init_std" if model_type in {"opt", "xglm"} else "initializer_range"
+    assert read_config(RAW[model_type]).init.std == 0.02
+    assert read_config(RAW[model_type] | {name: 0.5}).init.std == 0.5
+    assert read_config(RAW[model_type]).init.by_depth == (model_type == "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("model_types", "name", "places"),
+    [
+        (GATED, "attention_dropout", ["attention"]),
+        (["phi3"], "embd_pdrop", ["embedding"]),
+        (["phi3"], "resid_pdrop", ["residual"]),
+        (["gpt2"], "embd_pdrop", ["embedding"]),
+        (["gpt2"], "attn_pdrop", ["attention"]),
+        (["gpt2"], "resid_pdrop", ["residual"]),
+        (["bloom"], "hidden_dropout", ["residual"]),
+        (["gpt_neox"], "hidden_dropout", ["embedding", "residual"]),
+        (["bloom", "gpt_neox", "opt", "xglm", "distilbert"], "attention_dropout", ["attention"]),
+        (["opt"], "dropout", ["residual"]),
+        (["xglm", "distilbert"], "dropout", ["embedding", "residual"]),
+        (["xglm"], "activation_dropout", ["neurons"]),
+        (["opt", "xglm"], "layerdrop", ["blocks"]),
+        (["bert", "roberta", "xlm-roberta"], "attention_probs_dropout_prob", ["attention"]),
+        (["bert", "roberta", "xlm-roberta"], "hidden_dropout_prob", ["embedding", "residual"]),
+    ],
+)
+def test_dropout_is_read_by_its_place(model_types, name, places):
+    for model_type in model_types:
+        without, dropped = (
+            read_config(RAW[model_type] | {name: rate}).dropout for rate in (0, 0.3)
+        )
+        assert not set(places) & set(without.rates), model_type
+        assert dropped.rates == without.rates | dict.fromkeys(places, 0.3), model_type
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1])
+def test_dropout_that_leaves_nothing_is_refused(rate):
+    with pytest.raises(ValueError, match=rf"^dropout must be in \[0, 1\), got attention {rate}"):
+        read_config(RAW["llama"] | {"attention_dropout": rate})
+
+
+# What would change what is computed
+
+
+@pytest.mark.parametrize("model_type", RAW)
+def test_an_encoder_and_decoder_is_refused(model_type):
+    assert read_config(RAW[model_type] | {"is_encoder_decoder": False})
+    problem = "is_encoder_decoder: must be one of [False], got True"
+    assert problems(RAW[model_type] | {"is_encoder_decoder": True}) == [problem]
+
+
+def test_positions_of_several_kinds_are_refused():
+    problem = "use_mrope: must be one of [False], got True"
+    assert problems(RAW["qwen2"] | {"use_mrope": True}) == [problem]

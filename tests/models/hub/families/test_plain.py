@@ -7,8 +7,10 @@ import pytest
 from ilo_jax.models.config import (
     AttentionConfig,
     BlockConfig,
+    Dropout,
     EmbeddingConfig,
     HeadConfig,
+    Init,
     MlpConfig,
     ModelConfig,
     Norm,
@@ -46,6 +48,8 @@ def model(
     final: Norm | None = NORM,
     head: str = "tied",
     max_positions: int | None = 128,
+    init: Init = Init(),  # noqa: B008
+    dropout: Dropout = Dropout(),  # noqa: B008
     **embedding,
 ) -> ModelConfig:
     return ModelConfig(
@@ -55,16 +59,27 @@ def model(
         final_norm=final,
         head=HeadConfig(kind=head),
         max_positions=max_positions,
+        init=init,
+        dropout=dropout,
     )
 
+
+GPT2: dict[str, Any] = {
+    "init": Init(by_depth=True),
+    "dropout": Dropout(embedding=0.1, attention=0.1, residual=0.1),
+}
+OPT: dict[str, Any] = {"dropout": Dropout(residual=0.1)}
+XGLM: dict[str, Any] = {"dropout": Dropout(embedding=0.1, attention=0.1, residual=0.1)}
 
 EXPECTED: dict[str, ModelConfig] = {
     "bloom": model(
         *[block(activation="gelu_pytorch_tanh", alibi=True)] * 2, norm=NORM, max_positions=None
     ),
-    "xglm": model(*[block(activation="gelu")] * 2, scale=32**0.5, positions="sinusoidal", offset=2),
-    "opt": model(*[block(activation="relu")] * 2, positions="learned", rows=130, offset=2),
-    "gpt2": model(*[block(activation="gelu_new")] * 2, positions="learned", rows=128),
+    "xglm": model(
+        *[block(activation="gelu")] * 2, scale=32**0.5, positions="sinusoidal", offset=2, **XGLM
+    ),
+    "opt": model(*[block(activation="relu")] * 2, positions="learned", rows=130, offset=2, **OPT),
+    "gpt2": model(*[block(activation="gelu_new")] * 2, positions="learned", rows=128, **GPT2),
     "gpt_neox": model(
         *[block(activation="gelu", parallel=True, rope=Rope(theta=1e4, dims=2))] * 2, head="own"
     ),
@@ -85,6 +100,7 @@ def test_opt_350m_is_post_norm_with_a_narrow_table():
         positions="learned",
         rows=130,
         offset=2,
+        **OPT,
     )
 
 
@@ -97,13 +113,14 @@ def test_opt_without_biases_and_weights_of_norms():
         positions="learned",
         rows=130,
         offset=2,
+        **OPT,
     )
 
 
 def test_gpt2_may_scale_by_the_block():
     blocks = [block(activation="gelu_new", scale=8**-0.5 / i) for i in (1, 2)]
     config = RAW["gpt2"] | {"scale_attn_by_inverse_layer_idx": True}
-    assert read_config(config) == model(*blocks, positions="learned", rows=128)
+    assert read_config(config) == model(*blocks, positions="learned", rows=128, **GPT2)
 
 
 @pytest.mark.parametrize(

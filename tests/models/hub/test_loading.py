@@ -1,6 +1,5 @@
 import copy
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Callable
@@ -18,25 +17,16 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModel
 
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import checkpoint, hf, repository
+from ilo_jax.models.hub import checkpoint, loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.sample import e5_small
 from ilo_jax.sharding import make_mesh
+from tests.models.hub.same import ONE, assert_same_weights
 from tests.models.reading import states
-from tests.models.variants import VARIANTS
 
 SCRIPTS = """eng_Latn rus_Cyrl tel_Telu tha_Thai zho_Hans hin_Deva sin_Sinh urd_Arab""".split()
 REAL_TOLERANCE = 1e-4
 """Of the norm of a hidden state's pooled vectors, on real weights."""
-
-ONE = make_mesh(data=1)
-
-
-def assert_same_weights(got, expected) -> None:
-    got, expected = parameters.weights(got), parameters.weights(expected)
-    assert got.keys() == expected.keys()
-    for path, weight in got.items():
-        assert weight.dtype == expected[path].dtype
-        assert np.array_equal(weight, expected[path]), path
 
 
 @pytest.fixture
@@ -60,19 +50,19 @@ def rewritten(copied) -> Callable[..., Path]:
 def test_sharded_files_give_the_same_weights(tiny, ours, tmp_path, variant):
     tiny(variant).torch.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(checkpoint.weight_files(tmp_path)) > 2
-    assert_same_weights(hf.load(tmp_path, mesh=ONE), ours(variant))
+    assert_same_weights(loading.load(open_folder(tmp_path), mesh=ONE), ours(variant))
 
 
 def test_index_decides_which_files_are_read(tiny, ours, tmp_path):
     tiny("llama-gqa").torch.save_pretrained(tmp_path, max_shard_size="20KB")
     save_file({"other": np.zeros(1)}, tmp_path / "adapter.safetensors")
-    assert_same_weights(hf.load(tmp_path, mesh=ONE), ours("llama-gqa"))
+    assert_same_weights(loading.load(open_folder(tmp_path), mesh=ONE), ours("llama-gqa"))
 
 
 def test_bfloat16_file_is_read_exactly(tiny, ours, tmp_path):
     copy.deepcopy(tiny("llama-biases").torch).bfloat16().save_pretrained(tmp_path)
-    wide = parameters.weights(hf.load(tmp_path, mesh=ONE))
-    narrow = parameters.weights(hf.load(tmp_path, mesh=ONE, dtype=jnp.bfloat16))
+    wide = parameters.weights(loading.load(open_folder(tmp_path), mesh=ONE))
+    narrow = parameters.weights(loading.load(open_folder(tmp_path), mesh=ONE, dtype=jnp.bfloat16))
     for path, weight in parameters.weights(ours("llama-biases")).items():
         half = np.asarray(weight).astype(ml_dtypes.bfloat16)
         assert wide[path].dtype == jnp.float32
@@ -111,15 +101,15 @@ def test_tensors_that_are_not_ours_are_named_in_the_log(
     rewritten, ours, caplog, variant, extra, expected
 ):
     folder = rewritten(variant, {name: np.ones(3, np.float32) for name in extra})
-    with caplog.at_level("INFO", logger="ilo_jax.models.hub.hf"):
-        model = hf.load(folder, mesh=ONE)
+    with caplog.at_level("INFO", logger="ilo_jax.models.hub.loading"):
+        model = loading.load(open_folder(folder), mesh=ONE)
     assert caplog.messages == [f"not used: {', '.join(expected)}"]
     assert_same_weights(model, ours(variant))
 
 
 def test_nothing_is_logged_where_everything_is_placed(tiny, caplog):
-    with caplog.at_level("INFO", logger="ilo_jax.models.hub.hf"):
-        hf.load(tiny("llama-gqa").folder, mesh=ONE)
+    with caplog.at_level("INFO", logger="ilo_jax.models.hub.loading"):
+        loading.load(open_folder(tiny("llama-gqa").folder), mesh=ONE)
     assert not caplog.messages
 
 
@@ -132,7 +122,7 @@ def test_model_stays_as_it_is_when_its_file_changes(copied, ours, data):
     start = 8 + int.from_bytes(content[:8], "little")
     header = content[8:start].ljust(-(-start // 64) * 64 - 8)
     file.write_bytes(len(header).to_bytes(8, "little") + header + content[start:])
-    model = hf.load(folder, mesh=make_mesh(data=data))
+    model = loading.load(open_folder(folder), mesh=make_mesh(data=data))
     with file.open("r+b") as stream:
         stream.seek(-60_000, os.SEEK_END)
         stream.write(bytes(60_000))
@@ -155,113 +145,13 @@ def test_each_distinct_shard_is_read_once(tiny, monkeypatch, data, model, fsdp):
 
             return super().tensor(name).view(Tensor)
 
-    monkeypatch.setattr(hf, "Mapped", Recorded)
+    monkeypatch.setattr(loading, "Mapped", Recorded)
     mesh = make_mesh(data=data, model=model)
-    weights = parameters.weights(hf.load(tiny("llama-gqa").folder, mesh=mesh, fsdp=fsdp))
+    weights = parameters.weights(
+        loading.load(open_folder(tiny("llama-gqa").folder), mesh=mesh, fsdp=fsdp)
+    )
     distinct = {(p, str(s.index)) for p, w in weights.items() for s in w.addressable_shards}
     assert len(reads) == len(set(reads)) == len(distinct)
-
-
-# Back again
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_saved_model_is_the_same_in_torch_and_in_ours(tiny, ours, tmp_path, variant):
-    theirs = tiny(variant).torch
-    hf.save(ours(variant), tmp_path / "saved", like=tiny(variant).folder, file_bytes=20_000)
-    assert len(checkpoint.weight_files(tmp_path / "saved")) > 1
-    assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE), ours(variant))
-    back, report = type(theirs).from_pretrained(tmp_path / "saved", output_loading_info=True)
-    placed, expected = back.state_dict(), theirs.state_dict()
-    assert placed.keys() == expected.keys()
-    assert all("pooler" in name for name in report["missing_keys"])
-    assert not report["unexpected_keys"]
-    for name, tensor in expected.items():
-        assert torch.equal(placed[name], tensor) or "pooler" in name, name
-
-
-def test_saved_bfloat16_keeps_its_bits(tiny, tmp_path):
-    folder = tiny("gpt_neox-quarter").folder
-    model = hf.load(folder, mesh=ONE, dtype=jnp.bfloat16)
-    hf.save(model, tmp_path / "saved", like=folder)
-    assert repository.raw_config(tmp_path / "saved")["dtype"] == "bfloat16"
-    assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE, dtype=jnp.bfloat16), model)
-    back = type(tiny("gpt_neox-quarter").torch).from_pretrained(tmp_path / "saved", dtype="auto")
-    for name, tensor in tiny("gpt_neox-quarter").torch.state_dict().items():
-        assert torch.equal(back.state_dict()[name], tensor.bfloat16()), name
-
-
-def test_saved_from_a_mesh_is_gathered(tiny, ours, tmp_path):
-    folder = tiny("bloom-four").folder
-    model = hf.load(folder, mesh=make_mesh(data=2, model=2), fsdp=True)
-    hf.save(model, tmp_path / "saved", like=folder)
-    assert_same_weights(hf.load(tmp_path / "saved", mesh=ONE), ours("bloom-four"))
-
-
-def test_tokenizer_is_carried_along(tokenized, ours, tmp_path):
-    (tokenized / "tokenizer-files").mkdir()
-    (tokenized / "modeling.py").write_text("raise SystemExit")
-    hf.save(ours("llama-gqa"), tmp_path / "saved", like=tokenized)
-    names = {file.name for file in (tmp_path / "saved").iterdir()}
-    assert names == {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    }
-    assert (tmp_path / "saved/tokenizer.json").read_text() == (
-        tokenized / "tokenizer.json"
-    ).read_text()
-    mode = tokenized.joinpath("config.json").stat().st_mode
-    assert {file.stat().st_mode for file in (tmp_path / "saved").iterdir()} == {mode}
-
-
-def test_nothing_is_overwritten(tiny, ours, tmp_path):
-    (tmp_path / "saved").mkdir()
-    message = f"{tmp_path / 'saved'} is there already; save to a new folder"
-    with pytest.raises(FileExistsError, match=f"^{re.escape(message)}$"):
-        hf.save(ours("llama-gqa"), tmp_path / "saved", like=tiny("llama-gqa").folder)
-
-
-def test_a_save_that_was_stopped_leaves_nothing(tiny, ours, tmp_path, monkeypatch):
-    def stopped(*_, **__):
-        raise KeyboardInterrupt
-
-    folder = tiny("llama-gqa").folder
-    monkeypatch.setattr(hf, "_finish", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        hf.save(ours("llama-gqa"), tmp_path / "saved", like=folder)
-    assert not list(tmp_path.iterdir())
-
-
-def test_save_without_a_parent_is_refused(tiny, ours, tmp_path):
-    message = f"no folder {tmp_path / 'absent'} to save mine in"
-    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
-        hf.save(ours("llama-gqa"), tmp_path / "absent/mine", like=tiny("llama-gqa").folder)
-
-
-def test_save_does_not_follow_a_link_that_leads_nowhere(tiny, ours, tmp_path):
-    (tmp_path / "saved").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(FileExistsError, match="saved is there already"):
-        hf.save(ours("llama-gqa"), tmp_path / "saved", like=tiny("llama-gqa").folder)
-    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
-
-
-def test_saved_classifier_is_called_the_backbone_it_is(copied, tmp_path):
-    file = copied("bert-model") / "config.json"
-    raw = {"architectures": ["BertForSequenceClassification"], "dtype": "float32"}
-    file.write_text(json.dumps(json.loads(file.read_text()) | raw))
-    hf.save(hf.load(file.parent, mesh=ONE), tmp_path / "saved", like=file.parent)
-    assert repository.raw_config(tmp_path / "saved")["architectures"] == ["BertModel"]
-
-
-def test_model_of_another_configuration_is_not_saved(tiny, ours, tmp_path):
-    like = tiny("llama-mha").folder
-    message = f"the model to be saved is not of the configuration in {like}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.save(ours("llama-gqa"), tmp_path / "saved", like=like)
-    assert not list(tmp_path.iterdir())
 
 
 # What is refused
@@ -280,13 +170,15 @@ def test_missing_and_unexpected_weights_are_named_together(rewritten):
         "unexpected ['model.layers.2.mlp.up_proj.weight']"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.load(folder, mesh=ONE)
+        loading.load(open_folder(folder), mesh=ONE)
 
 
 def test_missing_weight_is_refused(rewritten):
     message = r"missing \['bert.embeddings.LayerNorm.bias'\], unexpected none$"
     with pytest.raises(ValueError, match=message):
-        hf.load(rewritten("bert-mlm", {"bert.embeddings.LayerNorm.bias": None}), mesh=ONE)
+        loading.load(
+            open_folder(rewritten("bert-mlm", {"bert.embeddings.LayerNorm.bias": None})), mesh=ONE
+        )
 
 
 @pytest.mark.parametrize(
@@ -302,12 +194,12 @@ def test_missing_weight_is_refused(rewritten):
 def test_unexpected_weight_is_refused(rewritten, variant, name):
     message = rf"missing none, unexpected \['{name}'\]$"
     with pytest.raises(ValueError, match=message):
-        hf.load(rewritten(variant, {name: np.zeros(32, np.float32)}), mesh=ONE)
+        loading.load(open_folder(rewritten(variant, {name: np.zeros(32, np.float32)})), mesh=ONE)
 
 
 def test_head_that_config_promises_is_not_replaced_by_the_embedding(rewritten):
     with pytest.raises(ValueError, match=r"missing \['lm_head.weight'\], unexpected none$"):
-        hf.load(rewritten("llama-gqa", {"lm_head.weight": None}), mesh=ONE)
+        loading.load(open_folder(rewritten("llama-gqa", {"lm_head.weight": None})), mesh=ONE)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +214,7 @@ def test_misshapen_weight_is_refused(rewritten, name, expected, got):
     folder = rewritten("llama-gqa", {name: np.zeros(got, np.float32)})
     message = f"{name} in {folder / 'model.safetensors'} must have shape {expected}, got {got}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.load(folder, mesh=ONE)
+        loading.load(open_folder(folder), mesh=ONE)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -334,7 +226,7 @@ def test_weights_that_are_not_finite_are_refused(tiny, rewritten, value):
     folder = rewritten("llama-gqa", {name: tensors[name] for name in names})
     message = f"NaN or infinite weights in {folder}: {', '.join(names)}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.load(folder, mesh=ONE)
+        loading.load(open_folder(folder), mesh=ONE)
 
 
 def test_damaged_file_is_refused(copied):
@@ -343,7 +235,7 @@ def test_damaged_file_is_refused(copied):
     file.write_bytes(file.read_bytes()[:-1])
     message = f"^{re.escape(str(file))} is truncated or not safetensors: "
     with pytest.raises(ValueError, match=message):
-        hf.load(file.parent, mesh=ONE)
+        loading.load(open_folder(file.parent), mesh=ONE)
 
 
 @pytest.mark.parametrize("variant", ["llama-tied", "bert-mlm"])
@@ -354,7 +246,7 @@ def test_head_that_is_the_embedding_may_be_in_the_file(tiny, rewritten, variant)
     }
     own, table = names[variant]
     same = load_file(tiny(variant).folder / "model.safetensors")[table]
-    hf.load(rewritten(variant, {own: same}), mesh=ONE)
+    loading.load(open_folder(rewritten(variant, {own: same})), mesh=ONE)
 
 
 def test_another_head_than_the_tied_one_is_refused(rewritten, tiny):
@@ -366,20 +258,14 @@ def test_another_head_than_the_tied_one_is_refused(rewritten, tiny):
         "lm_head.weight differs from model.embed_tokens.weight: say false to use it"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.load(folder, mesh=ONE)
+        loading.load(open_folder(folder), mesh=ONE)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32", "float8_e4m3fn"])
 def test_dtype_that_no_model_is_held_in_is_refused(tiny, dtype):
     message = f"dtype must be one of float32, bfloat16, float16, got {dtype}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf.load(tiny("llama-gqa").folder, mesh=ONE, dtype=dtype)
-
-
-def test_folder_may_be_a_string(tiny, ours, tmp_path):
-    folder = str(tiny("llama-gqa").folder)
-    hf.save(hf.load(folder, mesh=ONE), str(tmp_path / "saved"), like=folder)
-    assert_same_weights(hf.load(str(tmp_path / "saved"), mesh=ONE), ours("llama-gqa"))
+        loading.load(open_folder(tiny("llama-gqa").folder), mesh=ONE, dtype=dtype)
 
 
 # Real weights
@@ -461,10 +347,10 @@ def test_real_model_on_eight_scripts(flores, find):
     for code in SCRIPTS:  # mostly short ones: the English tokenizer makes bytes of most scripts
         first, *lines = (flores / f"devtest/{code}.devtest").read_text().splitlines()[:100]
         texts += [first, *sorted(lines, key=len)[:4]]
-    sentences = repository.load_tokenizer(folder)(texts)["input_ids"]
+    sentences = open_folder(folder).tokenizer(texts)["input_ids"]
     theirs = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     expected = pooled_by_torch(theirs.eval(), sentences)
-    got = pooled_by_us(hf.load(folder, mesh=ONE), sentences)
+    got = pooled_by_us(loading.load(open_folder(folder), mesh=ONE), sentences)
     assert got.shape == expected.shape
     for state, wanted in zip(got, expected, strict=True):
         assert np.linalg.norm(state - wanted) <= REAL_TOLERANCE * np.linalg.norm(wanted)

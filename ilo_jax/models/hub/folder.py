@@ -1,0 +1,115 @@
+"""A Hugging Face model folder, opened once and passed as one thing."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.hub.checkpoint import INDEX, weight_files
+from ilo_jax.models.hub.families import Family, family_of, read_config
+from ilo_jax.models.hub.repository import TOKENIZER, matching, resolve
+from ilo_jax.processes import by_first, together
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A model folder whose config.json is one that we read; no weight is read yet."""
+
+    path: Path
+    name: str
+    """The id of the hub where it was asked for by one, else the folder's own name."""
+    raw: Mapping[str, Any]
+    """Its config.json, parsed."""
+    config: ModelConfig
+    family: Family
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The folder's tokenizer, by `transformers`; no code of the folder is run.
+
+        Raises:
+            OSError: if the folder has none.
+            ValueError: if it has one that needs code of its own.
+        """
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(
+            self.path, local_files_only=True, trust_remote_code=False
+        )
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there are files of one."""
+        return bool(matching(self.path, TOKENIZER))
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """The SHA-256 of every file that decides a hidden state, by name.
+
+        The first process hashes and tells the others: all of them must ask, the first time.
+
+        Raises:
+            FileNotFoundError: if there are no weights.
+            RuntimeError: if the first process could not hash them.
+            ValueError: if their index is damaged.
+        """
+        digests = by_first(
+            lambda: json.dumps(_hashed(self.path)).encode(), what=f"hashing {self.path}"
+        )
+        return json.loads(digests)
+
+
+def open_folder(model: str | Path) -> Folder:
+    """Return the opened folder of a model; if it fails on any process, it fails on all.
+
+    Args:
+        model: a folder, a hub id "owner/name" (optionally "owner/name@revision"), which is
+            fetched, or "sample": multilingual-e5-small.
+
+    Raises:
+        FileNotFoundError: if there is none, or it has no config.json.
+        ModuleNotFoundError: if the sample model is asked for, and its package not installed.
+        OSError: if the sample model cannot be written.
+        RuntimeError: if another process could not open it.
+        ValueError: if config.json is damaged, or not one that we read.
+    """
+    return together(lambda: _opened(model), what=f"opening {model}")
+
+
+def _opened(model: str | Path) -> Folder:
+    path = resolve(str(model))
+    raw = _parsed(path / "config.json")
+    try:
+        family, config = family_of(raw), read_config(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    is_id = str(model) != "sample" and not Path(model).expanduser().is_dir()
+    return Folder(path, str(model) if is_id else path.name, raw, config, family)
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file.name} in {file.parent}")
+    try:
+        raw = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(raw).__name__}")
+    return raw
+
+
+def _hashed(path: Path) -> dict[str, str]:
+    digests = {}
+    deciding = ["config.json", INDEX, *TOKENIZER]
+    for file in sorted([*matching(path, deciding), *weight_files(path)]):
+        with file.open("rb") as stream:
+            digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests

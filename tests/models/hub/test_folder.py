@@ -1,0 +1,118 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ilo_jax.models.hub import repository
+from ilo_jax.models.hub.families import FAMILIES, read_config
+from ilo_jax.models.hub.folder import open_folder
+
+
+def test_fingerprint_passes_over_folders(tiny, tmp_path):
+    folder = Path(shutil.copytree(tiny("llama-gqa").folder, tmp_path / "model"))
+    expected = open_folder(folder).fingerprint
+    (folder / "tokenizer-files").mkdir()
+    assert open_folder(folder).fingerprint == expected
+
+
+def test_config_must_be_there(copied):
+    folder = copied("llama-gqa")
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"^no config.json in {re.escape(str(folder))}$"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model_type": ', "is not JSON: Expecting value"),
+        ("", "is not JSON: Expecting value"),
+        ("[]", "must hold a JSON object, got list$"),
+        ("3", "must hold a JSON object, got int$"),
+    ],
+)
+def test_config_must_be_a_json_object(copied, text, message):
+    file = copied("llama-gqa") / "config.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(file))} {message}"):
+        open_folder(file.parent)
+
+
+def test_config_with_an_unknown_key_is_refused(copied):
+    file = copied("llama-gqa") / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"qk_norm": True}))
+    with pytest.raises(ValueError, match=r"gqa: cannot read config.json of model_type 'llama':\n"):
+        open_folder(file.parent)
+
+
+def test_fingerprint_changes_with_one_byte(copied):
+    folder = copied("llama-gqa")
+    before = open_folder(folder).fingerprint
+    assert before.keys() == {"config.json", "model.safetensors"}
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    after = open_folder(folder).fingerprint
+    assert after["config.json"] == before["config.json"]
+    assert after["model.safetensors"] != before["model.safetensors"]
+
+
+def test_fingerprint_covers_the_tokenizer_and_no_prose(copied):
+    folder = copied("llama-gqa")
+    before = open_folder(folder).fingerprint
+    (folder / "README.md").write_text("prose")
+    assert open_folder(folder).fingerprint == before
+    (folder / "tokenizer.json").write_text("{}")
+    empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert open_folder(folder).fingerprint == before | {"tokenizer.json": empty}
+
+
+def test_tokenizer_is_that_of_the_folder(tokenized):
+    assert open_folder(tokenized).tokenizer("one shared space")["input_ids"] == [1, 0, 2]
+
+
+def test_tokenizer_with_code_of_its_own_is_refused(tokenized, monkeypatch):
+    """Asked at a terminal, transformers would offer to run it."""
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    (tokenized / "mine.py").write_text("raise SystemExit('the code of the folder was run')")
+    file = tokenized / "tokenizer_config.json"
+    own = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    with pytest.raises(ValueError, match="contains custom code which must be executed"):
+        _ = open_folder(tokenized).tokenizer
+
+
+def test_what_is_costly_is_done_once(tokenized, monkeypatch):
+    folder = open_folder(tokenized)
+    assert folder.tokenizer is folder.tokenizer
+    before = folder.fingerprint
+    (tokenized / "model.safetensors").write_bytes(b"")
+    assert folder.fingerprint is before
+
+
+def test_folder_is_what_its_config_says(tiny):
+    path = tiny("llama-gqa").folder
+    folder = open_folder(str(path))
+    assert (folder.path, folder.name) == (path, path.name)
+    assert folder.raw == json.loads((path / "config.json").read_text())
+    assert folder.config == read_config(folder.raw)
+    assert folder.family is FAMILIES["llama"]
+    assert not folder.has_tokenizer
+
+
+@pytest.mark.parametrize("asked", ["owner/name", "owner/name@v1"])
+def test_folder_of_an_id_has_the_id_as_its_name(tiny, monkeypatch, asked):
+    path = tiny("llama-gqa").folder
+    fetch = lambda *_, **__: str(path)  # noqa: E731
+    monkeypatch.setattr(repository.huggingface_hub, "snapshot_download", fetch)
+    folder = open_folder(asked)
+    assert (folder.path, folder.name) == (path, asked)
+
+
+def test_sample_is_the_model_that_ships(tiny, monkeypatch):
+    path = tiny("bert-model").folder
+    monkeypatch.setattr(repository.e5_small, "folder", lambda: path)
+    folder = open_folder("sample")
+    assert (folder.path, folder.name) == (path, path.name)
