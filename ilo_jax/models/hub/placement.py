@@ -93,7 +93,8 @@ def sources(
     """
     owners: dict[str, dict[str, int]] = {}
     for path in _in_table_order(shapes, family):
-        owners.setdefault(_tensor(path, family), {})[path] = shapes[path][_axis(path)]
+        tensor = _tensor(path, family, own_head=config.head.kind == "own")
+        owners.setdefault(tensor, {})[path] = shapes[path][_axis(path)]
     found = {}
     for tensor, rows in owners.items():
         by_head = family.names[_module(next(iter(rows)))].fused == "heads"
@@ -127,9 +128,13 @@ def _module(path: str) -> str:
     return re.sub(r"\d+", "*", path.rpartition("/")[0])
 
 
-def _tensor(path: str, family: Family) -> str:
-    """Return the name of the tensor that a weight is a part of."""
-    module = family.names[_module(path)].module
+def _tensor(path: str, family: Family, *, own_head: bool) -> str:
+    """Return the name of the tensor that a weight is a part of.
+
+    The bias of a head with a matrix of its own is that matrix's: what a masked language model
+    shares, it shares with the embedding, weight and bias together.
+    """
+    module = family.names["head/out" if path == "head/bias" and own_head else _module(path)].module
     for number in re.findall(r"\d+", path):
         module = module.replace("*", number, 1)
     return f"{module}.{LEAVES[path.rpartition('/')[2]]}"
@@ -236,4 +241,7 @@ def _unused_head(family: Family, head: str) -> list[str]:
     tied = [family.names["head/out"].module + ".weight"]
     if head == "none":
         return [rf"{re.escape(module)}\.(weight|bias)" for module in modules]
-    return [re.escape(name) for name in tied] if head == "tied" else []
+    if head == "tied":
+        return [re.escape(name) for name in tied]
+    shared = [family.names["head"].module] if "head" in family.names else []
+    return [rf"{re.escape(module)}\.bias" for module in shared]

@@ -1,17 +1,27 @@
+import dataclasses
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from ilo_jax.corpora.packing import Rows
+from ilo_jax.models import parameters
+from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub import checkpoint, loading, saving
+from ilo_jax.models.hub.families import read_config
 from ilo_jax.models.hub.folder import open_folder
+from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
+from tests.models.hub.families.rows import RAW
 from tests.models.hub.same import ONE, assert_same_weights
-from tests.models.variants import VARIANTS
+from tests.models.variants import TOLERANCE, VARIANTS
 
 
 def like(folder: str | Path) -> dict[str, Any]:
@@ -170,3 +180,57 @@ def test_folder_may_be_a_string(tiny, ours, tmp_path):
     assert_same_weights(
         loading.load(open_folder(str(tmp_path / "saved")), mesh=ONE), ours("llama-gqa")
     )
+
+
+# Models that no folder is like
+
+
+def drawn(config: ModelConfig, *, seed: int) -> Transformer:
+    """Return a model of a configuration, whose every weight is drawn, biases and norms too."""
+    shapes = parameters.shapes(parameters.abstract(config, dtype=jnp.float32))
+    rng = np.random.default_rng(seed)
+    weights = {
+        path: jnp.asarray(rng.normal(size=s.shape) / 8, s.dtype) for path, s in shapes.items()
+    }
+    return parameters.assembled(parameters.abstract(config, dtype=jnp.float32), weights)
+
+
+def assert_same_logits(model: Transformer, folder: Path, auto: Any) -> None:
+    """What torch makes of a saved folder, against what our model makes of the same tokens."""
+    theirs, report = auto.from_pretrained(folder, output_loading_info=True)
+    # Of no use to torch where the head is a matrix with a bias of its own.
+    assert report["missing_keys"] <= {"cls.predictions.bias"}
+    assert not report["unexpected_keys"]
+    tokens = np.random.default_rng(0).integers(2, model.config.vocab, (1, 7))
+    tokens[0, -1] = model.config.vocab - 1
+    with torch.no_grad():
+        expected = theirs.eval()(torch.tensor(tokens)).logits.numpy()
+    rows = Rows(tokens, np.arange(7)[None], *(np.ones((3, 1, 7), np.int32)))
+    got = model.logits(model.run(jax.tree.map(jnp.asarray, rows))[0])
+    assert np.abs(got - expected).max() <= TOLERANCE * max(1, np.abs(expected).max())
+
+
+LANGUAGE_MODELS = {
+    "llama": AutoModelForCausalLM,
+    "gpt2": AutoModelForCausalLM,
+    "bert": AutoModelForMaskedLM,
+}
+
+
+@pytest.mark.parametrize("vocab", [64, 101, 37])
+@pytest.mark.parametrize("kind", ["tied", "own"])
+@pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
+def test_another_vocabulary_and_head_are_what_torch_computes(tmp_path, model_type, kind, vocab):
+    """Of a model that never was a folder: only the config.json of its family is given."""
+    raw = RAW[model_type] | {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+    raw |= {"architectures": ["BertForMaskedLM"]} if model_type == "bert" else {}
+    config = read_config(raw)
+    config = dataclasses.replace(
+        config,
+        embedding=dataclasses.replace(config.embedding, vocab=vocab),
+        head=dataclasses.replace(config.head, kind=kind),
+    )
+    model = drawn(config, seed=1)
+    saving.save(model, tmp_path / "saved", raw=raw)
+    assert_same_weights(loading.load(open_folder(tmp_path / "saved"), mesh=ONE), model)
+    assert_same_logits(model, tmp_path / "saved", LANGUAGE_MODELS[model_type])

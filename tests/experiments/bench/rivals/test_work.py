@@ -12,6 +12,7 @@ from experiments.settings import Source
 from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.models import parameters
 from ilo_jax.models.hub.families import read_config
+from ilo_jax.models.hub.folder import open_folder
 
 SMALL = RANDOM["llama8b"] | {
     "vocab_size": 64,
@@ -69,7 +70,7 @@ def test_random_ids_are_of_the_vocabulary():
 
 
 def test_torch_computes_nothing_that_is_not_asked_for(tiny):
-    _, theirs = extract_work.stored_model(tiny, "float32")
+    _, theirs = extract_work.stored_model(open_folder(tiny), "float32")
     assert theirs.pooler is None
     assert not theirs.training
     output = theirs(torch.tensor([[1, 2]]), output_hidden_states=True)
