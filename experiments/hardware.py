@@ -18,7 +18,7 @@ BFLOAT16_TFLOPS = {
 
 
 def peak_flops() -> float | None:
-    """Return the bfloat16 operations per second of all devices, None where it is not known."""
+    """The bfloat16 operations per second of all devices, None where it is not known."""
     kind = jax.devices()[0].device_kind
     fitting = [name for name in BFLOAT16_TFLOPS if kind.startswith(name)]
     if not fitting:

@@ -31,7 +31,7 @@ class Run(NamedTuple):
     """Whether to leave a trace of what the devices do in WORKDIR/trace."""
 
     def traced(self) -> AbstractContextManager:
-        """Return what leaves a trace of all that is computed within it, if that is asked for."""
+        """What leaves a trace of all that is computed within it, if that is asked for."""
         return jax.profiler.trace(self.workdir / "trace") if self.profile else nullcontext()
 
 
@@ -47,10 +47,10 @@ def launch(
     """Run a job with the configuration and the run folder of the command line.
 
     Args:
-        job: called with both.
-        name: of the experiment: run folders are runs/NAME/CONFIG by default.
-        config: file of the default configuration.
-        profile: whether the job can leave a trace, so that there is a flag to ask for it.
+        job: Called with both.
+        name: Of the experiment: run folders are runs/NAME/CONFIG by default.
+        config: File of the default configuration.
+        profile: Whether the job can leave a trace, so that there is a flag to ask for it.
     """
     with _flags_of_the_user():
         config_flags.DEFINE_config_file("config", config, "What to measure.")
@@ -70,13 +70,13 @@ def start(main: Callable[[], int | None]) -> None:
     """Run a script whose flags are defined; what a user can cause ends it with one line.
 
     Args:
-        main: returns the exit status, None for 0; an error that is one of `CAUSED` makes it 1.
+        main: Returns the exit status, None for 0; an error that is one of `CAUSED` makes it 1.
     """
     app.run(lambda argv: _guarded(argv, main), flags_parser=_parsed)
 
 
 def _parsed(argv: list[str]) -> list[str]:
-    """Return the arguments that are no flags."""
+    """The arguments that are no flags."""
     with _flags_of_the_user():
         return FLAGS(argv)
 

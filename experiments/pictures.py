@@ -20,7 +20,7 @@ CHANCE: dict[str, Any] = {"linestyle": "--", "linewidth": 1}
 
 
 def figure(width: float, height: float) -> "Figure":
-    """Return an empty figure; sizes are in inches."""
+    """An empty figure; sizes are in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -38,6 +38,6 @@ def write(file: Path, figure: "Figure") -> None:
     """Write a figure as a PNG file, whole or not at all.
 
     Raises:
-        OSError: if it cannot be written; what stood there before still stands.
+        OSError: If it cannot be written; what stood there before still stands.
     """
     write_beside(file, lambda beside: figure.savefig(beside, format="png", dpi=DPI))

@@ -28,37 +28,37 @@ class Bound(NamedTuple):
 
 
 def bounded(default: T, *bounds: Bound) -> T:
-    """Return a field of a Config: its default and its bounds, of which the first broken is told."""
+    """A field of a Config: its default and its bounds, of which the first broken is told."""
     field: Any = dataclasses.field(default=default, metadata={"bounds": bounds})
     return field
 
 
 def at_least(low: float, *, default: T, below: Bound | None = None) -> T:
-    """Return a field that holds a number.
+    """A field that holds a number.
 
     Args:
-        low: the least that it may be; NaN is not allowed.
-        default: what it is where nobody says.
-        below: another bound, if there is one.
+        low: The least that it may be; NaN is not allowed.
+        default: What it is where nobody says.
+        below: Another bound, if there is one.
     """
     bounds = [Bound(lambda value: value >= low, f"at least {low}")]
     return bounded(default, *bounds, *([below] if below else []))
 
 
 def one_of(allowed: Sequence[str], *, default: str, words: str = "") -> str:
-    """Return a field that holds one of several words.
+    """A field that holds one of several words.
 
     Args:
         allowed: which.
-        default: what it is where nobody says.
-        words: how they are enumerated; by default "one of A, B, C".
+        default: What it is where nobody says.
+        words: How they are enumerated; by default "one of A, B, C".
     """
     words = words or f"one of {', '.join(allowed)}"
     return bounded(default, Bound(lambda value: value in allowed, words))
 
 
 def problems(config: Any) -> list[str]:
-    """Return what is wrong with the fields of a Config, each taken for itself."""
+    """What is wrong with the fields of a Config, each taken for itself."""
     found = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -72,11 +72,11 @@ def check(config: Any, *conflicts: str) -> None:
     """Refuse values that no run could use.
 
     Args:
-        config: a Config.
-        conflicts: what is wrong with its fields taken together.
+        config: A Config.
+        conflicts: What is wrong with its fields taken together.
 
     Raises:
-        ValueError: naming each of them.
+        ValueError: Naming each of them.
     """
     if found := [*problems(config), *conflicts]:
         raise ValueError("; ".join(found))
@@ -109,7 +109,7 @@ class Compute:
     """How a model is computed."""
 
     dtype: str = one_of(DTYPES, default="float32", words=FLOATS)
-    """Of the computation: float32 or bfloat16."""
+    """Type of the computation: float32 or bfloat16."""
     model_parallel: int = at_least(1, default=1)
     """How many devices share each copy of the model."""
     fsdp: bool = False
@@ -130,7 +130,7 @@ class Held:
     """How the weights of a model lie on the devices."""
 
     param_dtype: str = one_of(("", *DTYPES), default="", words=FLOATS)
-    """Of the weights on the devices; empty: as `dtype`."""
+    """Type of the weights on the devices; empty: as `dtype`."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -140,7 +140,7 @@ class Storage:
     prefix: str = ""
     """Put before every sentence, such as "query: " for the e5 models."""
     stored_dtype: str = one_of(DTYPES, default="float32", words=FLOATS)
-    """Of the states on disk: float32 or bfloat16."""
+    """Type of the states on disk: float32 or bfloat16."""
     states: str = ""
     """Where states are stored: a folder or a URL such as gs://bucket/folder; empty: WORKDIR/states.
     """
@@ -161,7 +161,7 @@ class Compared:
     """What stands for a sentence, and how two of them are compared."""
 
     pooling: str = one_of(SENTENCE_POOLINGS, default="mean")
-    """Of a sentence: mean (the paper's), content (without special tokens), last or max."""
+    """What stands for a sentence: mean (the paper's), content (without special tokens), last, max."""
     distance: str = one_of(DISTANCES, default=IloSettings.distance)
     """cosine or euclidean."""
 

@@ -51,11 +51,11 @@ class Stored(NamedTuple):
         """Yield what the only tap took of each layer, in order.
 
         Args:
-            doing: what is done with them, for the progress bar.
+            doing: What is done with them, for the progress bar.
 
         Raises:
-            OSError: if something stored is damaged.
-            ValueError: if a state is unusable, naming model, layer, language and sentence.
+            OSError: If something stored is damaged.
+            ValueError: If a state is unusable, naming model, layer, language and sentence.
         """
         (tap,) = self.taps
         layers = usable_states(self.store, tap)
@@ -64,7 +64,7 @@ class Stored(NamedTuple):
 
 
 def read_corpus(source: Aligned) -> Parallel:
-    """Return the aligned sentences that the configuration asks for."""
+    """The aligned sentences that the configuration asks for."""
     codes = ",".join(language.code for language in PAPER)
     asked = codes if source.languages == "paper" else source.languages
     languages = [code.strip() for code in asked.split(",") if code.strip()]
@@ -77,13 +77,13 @@ def read_corpus(source: Aligned) -> Parallel:
 def states_key(
     source: Extraction, corpus: Parallel, folder: Folder, taps: Sequence[Tap], tokens: str
 ) -> Key:
-    """Return all that determines the states, and which language is which.
+    """All that determines the states, and which language is which.
 
     Args:
-        source: the configuration.
-        corpus: of which the states are.
-        folder: of the model.
-        taps: what is taken from it.
+        source: The configuration.
+        corpus: Of which the states are.
+        folder: Of the model.
+        taps: What is taken from it.
         tokens: `tokens_digest` of the corpus.
     """
     return key_of(
@@ -102,11 +102,11 @@ def states_key(
 
 
 def tokens_digest(text: Mapping[int, Sentences], languages: int) -> str:
-    """Return the digest of the token ids of all languages, the same on every process.
+    """The digest of the token ids of all languages, the same on every process.
 
     Args:
-        text: of this process's languages, by index; each is some process's.
-        languages: how many there are.
+        text: Of this process's languages, by index; each is some process's.
+        languages: How many there are.
     """
     digests = np.zeros((languages, 32), np.uint8)
     for language, sentences in text.items():
@@ -117,13 +117,13 @@ def tokens_digest(text: Mapping[int, Sentences], languages: int) -> str:
 def stored_states(
     source: Extraction, folder: Folder, corpus: Parallel, run: Run, *, taps: str
 ) -> Stored:
-    """Return the states of a corpus, computed now where they are missing or damaged.
+    """The states of a corpus, computed now where they are missing or damaged.
 
     Raises:
-        MemoryError: if a device has too little.
-        OSError: if a file or folder is absent or cannot be written, or another run writes there.
-        RuntimeError: if another process failed.
-        ValueError: if the settings, the corpus or the model cannot be used.
+        MemoryError: If a device has too little.
+        OSError: If a file or folder is absent or cannot be written, or another run writes there.
+        RuntimeError: If another process failed.
+        ValueError: If the settings, the corpus or the model cannot be used.
     """
     mesh = sharding.make_mesh(model=source.model_parallel)
     part = share(mesh)
@@ -147,7 +147,7 @@ def _damaged(store: Store, languages: Sequence[int]) -> dict[int, str]:
 
 
 def _lacks(store: Store, damaged: Mapping[int, str]) -> bool:
-    """Return whether something is missing or, on any process, damaged."""
+    """Whether something is missing or, on any process, damaged."""
     return any(largest([len(damaged), len(store.missing())]))
 
 
@@ -222,7 +222,7 @@ def _fill(store: Store, corpus: Parallel, job: _Job, run: Run) -> Report:
 
 
 def summary(report: Report) -> str:
-    """Return what an extraction did, in one line."""
+    """What an extraction did, in one line."""
     rate, speed = report.flops / report.seconds, report.tokens / report.seconds
     text = (
         f"{report.tokens} tokens in {report.seconds:.1f} s ({speed:.0f}/s, "
@@ -237,7 +237,7 @@ def summary(report: Report) -> str:
 
 
 def surroundings() -> dict[str, Any]:
-    """Return the versions and devices that computed something."""
+    """The versions and devices that computed something."""
     packages = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "safetensors")
     versions = {"python": platform.python_version()} | {p: version(p) for p in packages}
     devices = {"devices": [d.device_kind for d in jax.local_devices()]}

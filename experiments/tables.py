@@ -23,7 +23,7 @@ INTERLINGUA = "state language bridge reach ilo ceiling gaussian uncertain".split
 
 
 def columns(lines: Iterable[Sequence[str]]) -> str:
-    """Return lines of cells with every column as wide as its widest cell, aligned at the right."""
+    """Lines of cells with every column as wide as its widest cell, aligned at the right."""
     lines = list(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -37,11 +37,11 @@ def write(file: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
 
     Args:
         file: where.
-        header: which columns, in which order.
-        rows: of each line.
+        header: Which columns, in which order.
+        rows: Of each line.
 
     Raises:
-        OSError: if it cannot be written; what stood there before still stands.
+        OSError: If it cannot be written; what stood there before still stands.
     """
     write_text(file, _text([header, *_cells(header, rows, digits=DIGITS)]))
 
@@ -50,8 +50,8 @@ def extend(file: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
     """Add rows to a CSV file, which is made if it is not there, all of them or none.
 
     Raises:
-        OSError: if it cannot be written; what stood there before still stands.
-        ValueError: if the file has other columns.
+        OSError: If it cannot be written; what stood there before still stands.
+        ValueError: If the file has other columns.
     """
     before = read(file) if file.is_file() else []
     if before and list(before[0]) != list(header):
@@ -63,10 +63,10 @@ def extend(file: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def read(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, by column.
+    """The rows of a CSV file, by column.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: If it cannot be read.
     """
     with file.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
@@ -79,9 +79,9 @@ class Table:
         """Open a table, whose first column is "step".
 
         Args:
-            file: made if it is not there.
-            header: its other columns.
-            until: rows of later steps are dropped, and a last row that is not whole: a run that
+            file: Made if it is not there.
+            header: Its other columns.
+            until: Rows of later steps are dropped, and a last row that is not whole: a run that
                 continues from a checkpoint writes them again.
         """
         self.file, self.header = file, ["step", *header]
@@ -110,8 +110,8 @@ def tidy(scores: Mapping[str, Any], languages: Sequence[str]) -> Iterator[dict[s
     """Yield a row for every hidden state and language.
 
     Args:
-        scores: arrays "state lang", by the names of their columns.
-        languages: names of all languages.
+        scores: Arrays "state lang", by the names of their columns.
+        languages: Names of all languages.
     """
     arrays = {name: np.asarray(values) for name, values in scores.items()}
     for state, lang in np.ndindex(next(iter(arrays.values())).shape):

@@ -30,13 +30,13 @@ def join(
 
     Args:
         coordinator: "address:port" of the first process.
-        processes: how many there are.
-        process: which of them this is, from 0.
-        patience: seconds after which a silent process counts as gone; the others then end, too.
+        processes: How many there are.
+        process: Which of them this is, from 0.
+        patience: Seconds after which a silent process counts as gone; the others then end, too.
 
     Raises:
-        ValueError: if only some of the first three are given.
-        RuntimeError: if the others cannot be found.
+        ValueError: If only some of the first three are given.
+        RuntimeError: If the others cannot be found.
     """
     given = {"coordinator": coordinator, "processes": processes, "process": process}
     absent = [name for name, value in given.items() if value is None]
@@ -46,21 +46,21 @@ def join(
 
 
 def quiet() -> bool | None:
-    """Return what tqdm takes as `disable`: only the first process shows progress."""
+    """What tqdm takes as `disable`: only the first process shows progress."""
     return True if jax.process_index() else None
 
 
 def together(step: Callable[[], T], *, what: str) -> T:
-    """Return what a step gives; if it fails on any process, it fails on all.
+    """What a step gives; if it fails on any process, it fails on all.
 
     Without this, the others would wait for the one that failed, for ever.
 
     Args:
-        step: done by every process, without speaking to the others.
-        what: it does, for the message.
+        step: Done by every process, without speaking to the others.
+        what: It does, for the message.
 
     Raises:
-        RuntimeError: on the processes where it did not fail itself; on the others whatever it
+        RuntimeError: On the processes where it did not fail itself; on the others whatever it
             raised there.
     """
     if jax.process_count() == 1:
@@ -91,14 +91,14 @@ def alone(url: str) -> Iterator[None]:
 
 
 def by_first(step: Callable[[], bytes], *, what: str) -> bytes:
-    """Return on all processes what a step gives on the first, which alone does it.
+    """On all processes what a step gives on the first, which alone does it.
 
     Args:
-        step: done by the first process, without speaking to the others.
-        what: it does, for the message.
+        step: Done by the first process, without speaking to the others.
+        what: It does, for the message.
 
     Raises:
-        RuntimeError: on the other processes, if it fails.
+        RuntimeError: On the other processes, if it fails.
     """
     given = together(lambda: step() if jax.process_index() == 0 else b"", what=what)
     (length,) = largest([len(given)])
@@ -107,7 +107,7 @@ def by_first(step: Callable[[], bytes], *, what: str) -> bytes:
 
 
 def gathered(values: np.ndarray) -> np.ndarray:
-    """Return what every process has, "process ...", on all of them."""
+    """What every process has, "process ...", on all of them."""
     if jax.process_count() == 1:
         return values[None]
     return np.asarray(multihost_utils.process_allgather(values)).reshape(-1, *values.shape)
@@ -117,7 +117,7 @@ def agree(digest: bytes, *, what: str) -> None:
     """Stop on all processes if they have different digests of what should be one thing.
 
     Raises:
-        RuntimeError: naming the processes that differ from the first.
+        RuntimeError: Naming the processes that differ from the first.
     """
     digests = gathered(np.frombuffer(digest, np.uint8))
     other = np.flatnonzero((digests != digests[:1]).any(axis=1))
@@ -126,7 +126,7 @@ def agree(digest: bytes, *, what: str) -> None:
 
 
 def largest(values: Sequence[int]) -> list[int]:
-    """Return the largest that any process has of each."""
+    """The largest that any process has of each."""
     return gathered(np.asarray(values, np.int32)).max(axis=0).tolist()
 
 
@@ -134,9 +134,9 @@ class Share(NamedTuple):
     """Which part of the data is this process's to prepare."""
 
     index: int
-    """Of the part, from 0."""
+    """Number of the part, from 0."""
     count: int
-    """Of all parts."""
+    """How many parts there are."""
     first: bool
     """Whether this process is the first of those that prepare the part."""
     width: int
@@ -144,13 +144,13 @@ class Share(NamedTuple):
 
 
 def share(mesh: Mesh) -> Share:
-    """Return this process's share of what is split over "data".
+    """This process's share of what is split over "data".
 
     Processes whose devices lie at the same places along "data", because the model is split
     over all of them, prepare the same part.
 
     Raises:
-        ValueError: if the places of two processes overlap but are not the same, or this one
+        ValueError: If the places of two processes overlap but are not the same, or this one
             has none.
     """
     owners: dict[int, frozenset[int]] = {}
@@ -175,6 +175,6 @@ def share(mesh: Mesh) -> Share:
 
 
 def own_part(array: jax.Array, *, axis: int) -> np.ndarray:
-    """Return the part of an array on this process's devices; it is split along one axis only."""
+    """The part of an array on this process's devices; it is split along one axis only."""
     parts = {shard.index[axis].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)], axis=axis)

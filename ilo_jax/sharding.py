@@ -43,14 +43,14 @@ OVER_MODEL = ("head", "kv", "mlp", "vocab")
 
 
 def make_mesh(*, data: int | None = None, model: int = 1) -> Mesh:
-    """Return the mesh ("data", "model") over the devices of all processes.
+    """The mesh ("data", "model") over the devices of all processes.
 
     Args:
-        data: along which batches are split; None: all devices are used.
-        model: along which the weights are split.
+        data: Along which batches are split; None: all devices are used.
+        model: Along which the weights are split.
 
     Raises:
-        ValueError: if there are fewer devices than asked for, or some would be left without
+        ValueError: If there are fewer devices than asked for, or some would be left without
             work that nobody left out: `model` does not divide them, and `data` is None.
     """
     devices = jax.devices()
@@ -75,12 +75,12 @@ def make_mesh(*, data: int | None = None, model: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding that puts a whole copy on every device."""
+    """The sharding that puts a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def along_data(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
-    """Return the sharding that splits one axis of an array over "data"."""
+    """The sharding that splits one axis of an array over "data"."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
@@ -122,7 +122,7 @@ def naming_knobs(what: str, knobs: str) -> Iterator[None]:
 
 
 def unsplit(mesh: AnyMesh, counts: Mapping[str, int]) -> dict[str, int]:
-    """Return the axes, and their counts, that do not divide over "model" and stay whole."""
+    """The axes, and their counts, that do not divide over "model" and stay whole."""
     return {axis: n for axis, n in counts.items() if n % mesh.shape["model"]}
 
 
@@ -133,17 +133,17 @@ def _ways(mesh: AnyMesh, names: tuple[str, ...]) -> int:
 def weight_sharding(
     path: str, shape: tuple[int, ...], mesh: AnyMesh, *, counts: Mapping[str, int], fsdp: bool
 ) -> NamedSharding:
-    """Return how the weight at a path lies on the mesh, by `RULES`.
+    """How the weight at a path lies on the mesh, by `RULES`.
 
     Args:
-        path: such as "layers/3/attn/q/kernel".
-        shape: of the weight.
-        mesh: with axes "data" and "model".
-        counts: how many `head`, `kv`, `mlp` and `vocab` the model has.
-        fsdp: whether to split `dim` over "data".
+        path: Such as "layers/3/attn/q/kernel".
+        shape: Of the weight.
+        mesh: With axes "data" and "model".
+        counts: How many `head`, `kv`, `mlp` and `vocab` the model has.
+        fsdp: Whether to split `dim` over "data".
 
     Raises:
-        ValueError: if no rule is for the path.
+        ValueError: If no rule is for the path.
     """
     axes = next((axes for pattern, axes in RULES if re.fullmatch(pattern, path)), None)
     if axes is None:

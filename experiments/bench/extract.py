@@ -40,7 +40,7 @@ from ilo_jax.models.flops import forward_flops
 FLAGS = flags.FLAGS
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
-"""Of the norm of a vector."""
+"""Largest difference from the reference, as a share of a vector's norm."""
 REFERENCE = "paper"
 SEARCHERS: dict[str, Callable[[Work], Search]] = {
     "ours": extractors.ours,
@@ -57,7 +57,7 @@ COLUMNS = ["model", *SHOWN, *"sentences tokens dtype device torch_device jax tor
 
 
 def measured(searches: Mapping[str, Search], *, rounds: int) -> dict[str, Timed]:
-    """Return the median times of searches that take turns, compiling left out."""
+    """The median times of searches that take turns, compiling left out."""
     spent = {name: [] for name in searches}
 
     def search(name: str) -> Found:
@@ -75,16 +75,16 @@ def measured(searches: Mapping[str, Search], *, rounds: int) -> dict[str, Timed]
 
 
 def difference(vectors: np.ndarray, reference: np.ndarray) -> float:
-    """Return the largest norm of a difference over that of the reference; infinite for NaN."""
+    """The largest norm of a difference over that of the reference; infinite for NaN."""
     away = np.linalg.norm(vectors - reference, axis=-1) / np.linalg.norm(reference, axis=-1)
     return float(away.max()) if np.isfinite(away).all() else np.inf
 
 
 def differences(found: Mapping[str, Found], dtype: str) -> dict[str, float]:
-    """Return how far everyone's vectors are from those of the paper's way, or of the first.
+    """How far everyone's vectors are from those of the paper's way, or of the first.
 
     Raises:
-        ValueError: naming those who are too far from it.
+        ValueError: Naming those who are too far from it.
     """
     vectors = {name: each.vectors() for name, each in found.items() if each.vectors}
     first = REFERENCE if REFERENCE in vectors else next(iter(vectors), "")
@@ -98,7 +98,7 @@ def differences(found: Mapping[str, Found], dtype: str) -> dict[str, float]:
 
 
 def memory(name: str, batch: str) -> float:
-    """Return the memory in MiB that a search takes beyond its input, in a process of its own."""
+    """The memory in MiB that a search takes beyond its input, in a process of its own."""
     given = [*sys.argv[1:], f"--only={name}"]
     given += [f"--torch_batch={batch.split()[0]}"] if name == "torch" else []
     command = [sys.executable, "-m", "experiments.bench.extract", *given]
@@ -143,7 +143,7 @@ def compare(work: Work, searchers: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def surroundings() -> dict[str, str]:
-    """Return the devices and versions that computed."""
+    """The devices and versions that computed."""
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -156,7 +156,7 @@ def surroundings() -> dict[str, str]:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
-    """Return rows as text in columns, those of which there is anything."""
+    """Rows as text in columns, those of which there is anything."""
     rows = list(rows)
     shown = [name for name in SHOWN if any(row[name] is not None for row in rows)]
     cells = ([row[name] for name in shown] for row in rows)
@@ -167,7 +167,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def problems() -> list[str]:
-    """Return what is wrong with the flags taken together."""
+    """What is wrong with the flags taken together."""
     found = []
     for name, given in {"searchers": FLAGS.searchers, "only": [FLAGS.only or "ours"]}.items():
         if unknown := sorted({*given} - {*SEARCHERS}):

@@ -44,13 +44,13 @@ EPOCH = 4
 
 
 class Size(NamedTuple):
-    """Of a step."""
+    """Size of a step: what it learns from, and in what type."""
 
     rows: int
     row_length: int
     """Tokens of a row."""
     dtype: str
-    """Of the computation."""
+    """Type of the computation."""
 
 
 class Variant(NamedTuple):
@@ -60,13 +60,13 @@ class Variant(NamedTuple):
     """Takes the next step."""
     flops: int
     kept_mib: float
-    """Of states of frozen blocks."""
+    """MiB that the states of the frozen blocks take."""
     keeping_seconds: float
     """To compute them once."""
 
 
 def random_text(vocab: int, size: Size) -> tuple[Text, Order]:
-    """Return rows full of random tokens, and their order."""
+    """Rows full of random tokens, and their order."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, vocab, (EPOCH * size.rows, size.row_length))
     text = packed(as_sentences(rows), row_length=size.row_length)
@@ -74,13 +74,13 @@ def random_text(vocab: int, size: Size) -> tuple[Text, Order]:
 
 
 def variant(model: Transformer, size: Size, *, blocks: int | None, cached: bool) -> Variant:
-    """Return a kind of step.
+    """A kind of step.
 
     Args:
-        model: left as it is.
-        size: of a step.
-        blocks: how many are frozen, and the embedding, final norm and head; None: nothing is.
-        cached: whether their states are kept.
+        model: Left as it is.
+        size: Of a step.
+        blocks: How many are frozen, and the embedding, final norm and head; None: nothing is.
+        cached: Whether their states are kept.
     """
     config, mesh, dtype = model.config, make_mesh(data=1), jnp.dtype(size.dtype)
     weights = parameters.weights(model)
@@ -143,7 +143,7 @@ def main() -> None:
 
 
 def row(name: str, variants: dict[str, Variant], timed: dict[str, timing.Timed]) -> dict[str, Any]:
-    """Return what was measured of a variant, beside full fine-tuning."""
+    """What was measured of a variant, beside full fine-tuning."""
     one, full = variants[name], variants["full"]
     seconds, floor = timed[name].seconds, one.flops / full.flops
     ratio = seconds.wall / timed["full"].seconds.wall

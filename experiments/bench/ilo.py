@@ -42,7 +42,7 @@ COLUMNS = (
 
 
 def synthetic(lang: int, sent: int, dim: int, *, seed: int = 0) -> np.ndarray:
-    """Return states "lang sent dim" as models have them.
+    """States "lang sent dim" as models have them.
 
     What a sentence means, the language, and noise, around a common direction that is
     longer than all of them: two states have a cosine of about 0.99.
@@ -74,7 +74,7 @@ def inputs() -> Iterator[tuple[str, list[str], np.ndarray]]:
 
 
 def truth(states: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """Return the k nearest by cosine of some points, all computed in float64."""
+    """The k nearest by cosine of some points, all computed in float64."""
     points = states.reshape(-1, states.shape[-1]).astype(np.float64)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     points -= points.mean(axis=0)
@@ -84,7 +84,7 @@ def truth(states: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
 
 
 def recall(index: np.ndarray, true: np.ndarray) -> float:
-    """Return the share of the true neighbours that are found."""
+    """The share of the true neighbours that are found."""
     return float((index[:, :, None] == true[:, None]).any(axis=1).mean())
 
 
@@ -92,7 +92,7 @@ def refuse_differences(found: dict[str, Found]) -> None:
     """Stop if two of ours prove different neighbours of a point.
 
     Raises:
-        ValueError: naming them.
+        ValueError: Naming them.
     """
     proven = {name: each for name, each in found.items() if each.certain is not None}
     for first, second in zip(list(proven)[:-1], list(proven)[1:], strict=True):
@@ -104,7 +104,7 @@ def refuse_differences(found: dict[str, Found]) -> None:
 
 
 def memory(name: str, given: list[str]) -> float:
-    """Return the memory in MiB that a search takes beyond its input, in a process of its own."""
+    """The memory in MiB that a search takes beyond its input, in a process of its own."""
     command = [sys.executable, "-m", "experiments.bench.ilo", "--only", f"--k={FLAGS.k}"]
     command += [*given, f"--searchers={name}"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -149,7 +149,7 @@ def compare(label: str, given: list[str], states: np.ndarray) -> Iterator[dict[s
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
-    """Return rows as text in columns."""
+    """Rows as text in columns."""
     shown = COLUMNS[:-2]
     return tables.columns([shown, *([str(row[name]) for name in shown] for row in rows)])
 

@@ -88,7 +88,7 @@ def load_once(name: str, folder: Path) -> None:
 
 
 def peak(name: str, folder: Path) -> int:
-    """Return the peak of anonymous memory of a process that loads once, and nothing else."""
+    """The peak of anonymous memory of a process that loads once, and nothing else."""
     command = [sys.executable, "-m", "experiments.bench.loading"]
     command += [f"--only={name}", f"--folder={folder}"]
     process = subprocess.Popen(command, env=os.environ)

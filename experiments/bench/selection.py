@@ -56,7 +56,7 @@ def packed(score: jax.Array, *, count: int) -> jax.Array:
 
 
 def ways(keys: int, count: int, tiles: list[int]) -> dict[str, Select]:
-    """Return every way to select."""
+    """Every way to select."""
     found: dict[str, Select] = {
         f"staged, tile {tile}": partial(staged, count=count, tile=tile) for tile in tiles
     }
@@ -70,7 +70,7 @@ def ways(keys: int, count: int, tiles: list[int]) -> dict[str, Select]:
 
 
 def found_of(best: np.ndarray, true: np.ndarray) -> float:
-    """Return the share of the true best scores that were found."""
+    """The share of the true best scores that were found."""
     return float(np.mean([np.isin(t, b).mean() for t, b in zip(true, best, strict=True)]))
 
 

@@ -13,12 +13,12 @@ import jax
 
 
 class Seconds(NamedTuple):
-    """Of one call, or the medians of several."""
+    """Seconds of one call, or the medians of several."""
 
     wall: float
     """By the clock."""
     cpu: float
-    """Of all threads together."""
+    """CPU seconds of all threads together."""
 
 
 class Timed(NamedTuple):
@@ -38,12 +38,12 @@ def once(call: Callable[[], Any]) -> Timed:
 
 
 def medians(seconds: Iterable[Seconds]) -> Seconds:
-    """Return the median of each."""
+    """The median of each."""
     return Seconds(*map(statistics.median, zip(*seconds, strict=True)))
 
 
 def alternating(calls: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, Timed]:
-    """Return the median times of calls made in turn, and their last results.
+    """The median times of calls made in turn, and their last results.
 
     Each is made once before, to warm up.
     """
@@ -61,7 +61,7 @@ def alternating(calls: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[
 
 
 def anonymous(pid: int | str) -> int:
-    """Return the anonymous memory of a process in bytes, 0 once it is gone."""
+    """The anonymous memory of a process in bytes, 0 once it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -70,7 +70,7 @@ def anonymous(pid: int | str) -> int:
 
 
 def peak_beyond(call: Callable[[], Any]) -> tuple[Seconds, int]:
-    """Return how long a call takes, and by how much memory grows: the device's, or the process's.
+    """How long a call takes, and by how much memory grows: the device's, or the process's.
 
     Of a process, anonymous memory: file pages that the kernel may drop are not counted.
     """

@@ -53,9 +53,9 @@ class Config(Compared, Extraction):
     questions: str = ""
     """Files of multiple choice questions, separated by commas; empty: none."""
     shape: str = one_of(tuple(SHAPES), default="plain")
-    """Of the questions: plain, xnli, xcopa or belebele; see `ilo_jax.corpora.choices`."""
+    """Shape of the questions: plain, xnli, xcopa or belebele; see `ilo_jax.corpora.choices`."""
     question_language: str = ""
-    """Of all questions, where their files do not say."""
+    """Language of all questions, where their files do not say."""
     retrieval: bool = False
     """Whether to look for the translations of the corpus' sentences at every hidden state."""
 
@@ -78,7 +78,7 @@ def conflicts(config: Config) -> Iterator[str]:
 
 
 def question_files(config: Config) -> list[str]:
-    """Return the files that hold the questions."""
+    """The files that hold the questions."""
     return [name.strip() for name in config.questions.split(",") if name.strip()]
 
 
@@ -117,11 +117,11 @@ def measure(config: Config, run: Run) -> Results:
     """Run the whole job and leave its files in the run folder, each as soon as it is measured.
 
     Raises:
-        ImportError: if the sample model's package is asked for and not installed.
-        MemoryError: if a device has too little.
-        OSError: if a file or folder is absent or cannot be written, or another run writes there.
-        RuntimeError: if another process failed.
-        ValueError: if the settings, the corpus, the questions or the model cannot be used.
+        ImportError: If the sample model's package is asked for and not installed.
+        MemoryError: If a device has too little.
+        OSError: If a file or folder is absent or cannot be written, or another run writes there.
+        RuntimeError: If another process failed.
+        ValueError: If the settings, the corpus, the questions or the model cannot be used.
     """
     check(config, *conflicts(config))
     corpus, folder = read_corpus(config), open_folder(config.model)
@@ -165,7 +165,7 @@ class Left:
 
 
 def record(config: Config, corpus: Parallel, folder: Folder) -> dict[str, Any]:
-    """Return all that determines the results."""
+    """All that determines the results."""
     digests = {
         file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in question_files(config)
     }

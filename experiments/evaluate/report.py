@@ -25,12 +25,12 @@ class Table(NamedTuple):
 
 
 def tabled(name: str, scores: Any, languages: Sequence[str]) -> Table:
-    """Return what is shown of something that was measured.
+    """What is shown of something that was measured.
 
     Args:
-        name: which of `FILES`.
-        scores: what was measured.
-        languages: of the corpus.
+        name: Which of `FILES`.
+        scores: What was measured.
+        languages: Of the corpus.
     """
     if name == "texts":
         return _of_texts(scores, languages)
@@ -48,7 +48,7 @@ def _of_answers(answers: AnswerScores) -> Table:
 
 
 def _by_language(header: tuple[str, ...], lines: Iterable[tuple[Any, ...]]) -> Table:
-    """Return lines as a table; for people, families together, and the mean of all but the last."""
+    """Lines as a table; for people, families together, and the mean of all but the last."""
     found = {line[0]: line for line in lines}
     shown = [found[code] for code in by_family(found)]
     means = np.mean([line[1:-1] for line in shown], axis=0)

@@ -32,11 +32,11 @@ def extract(config: Config, run: Run) -> Stored:
     """Take what is asked for from every language that is not stored.
 
     Raises:
-        ImportError: if the sample model's package is asked for and not installed.
-        MemoryError: if a device has too little.
-        OSError: if a file or folder is absent or cannot be written, or another run writes there.
-        RuntimeError: if another process failed.
-        ValueError: if the settings, the corpus or the model cannot be used.
+        ImportError: If the sample model's package is asked for and not installed.
+        MemoryError: If a device has too little.
+        OSError: If a file or folder is absent or cannot be written, or another run writes there.
+        RuntimeError: If another process failed.
+        ValueError: If the settings, the corpus or the model cannot be used.
     """
     check(config)
     return stored_states(

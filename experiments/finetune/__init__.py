@@ -40,7 +40,7 @@ KNOBS = (
     "fewer rows_at_once, remat=True, a shorter row_length, dtype=bfloat16, more frozen blocks, or "
     "more devices to split the model over (model_parallel, fsdp)"
 )
-"""Of the configuration, where memory is short."""
+"""Fields of the configuration to change where memory is short."""
 
 
 def finetune(config: Config, job: Run) -> Path | None:

@@ -25,7 +25,7 @@ class Learnt:
     """What is learnt: a .txt file or a folder of them, prompts and completions as .jsonl, the
     paragraphs of a SQuAD-shaped .json, or a prepared TFDS dataset."""
     text_split: str = ""
-    """Of a dataset; may be empty where there is just one."""
+    """Split of a dataset; may be empty where there is just one."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -58,7 +58,7 @@ class Config(Watched, Overlap, Held, Source, Learnt):
     steps: int = at_least(1, default=200)
     """How many in all."""
     rows: int = at_least(1, default=8)
-    """Of a step, over all devices."""
+    """Rows of a step, over all devices."""
     rows_at_once: int = at_least(0, default=0)
     """How many of them are computed at a time; the gradients of the rest are added up. 0: all."""
     row_length: int = at_least(2, default=512)
@@ -68,7 +68,7 @@ class Config(Watched, Overlap, Held, Source, Learnt):
     warmup: int = 10
     """Steps in which the learning rate goes up; then it falls along a cosine."""
     weight_decay: float = at_least(0, default=0.01)
-    """Of matrices."""
+    """Decay of the matrices' weights, by AdamW."""
     clip: float = at_least(0, default=1.0)
     """Norm that the gradients of a step are cut down to; 0: they are not."""
     dropout: bool = True
@@ -77,7 +77,7 @@ class Config(Watched, Overlap, Held, Source, Learnt):
     remat: bool = False
     """Whether blocks are computed again on the way back, which takes less memory."""
     seed: int = at_least(0, default=0)
-    """Of the order of the rows."""
+    """Seed of the order of the rows."""
 
 
 NO_BEARING = (Model, Learnt, Aligned, Batched, Overlap, Watched)

@@ -28,11 +28,11 @@ class Setting(NamedTuple):
     """What a run starts from, before any weight is read."""
 
     folder: Folder
-    """Of the model."""
+    """Opened folder of the model."""
     frozen: dict[str, bool]
     """Whether each weight is."""
     shapes: dict[str, tuple[int, ...]]
-    """Of each weight."""
+    """Shape of each weight."""
     text: Text
     order: Order
     mesh: Mesh

@@ -47,7 +47,7 @@ class Config(training.Config):
 
 
 FIELDS = dataclasses.fields(training.Config)
-"""Of one training: how many are compared, and as what, has no bearing on it."""
+"""Fields of one training: how many are compared, and as what, has no bearing on it."""
 
 
 class Arm(NamedTuple):
@@ -65,7 +65,7 @@ def check(config: Config) -> None:
     """Refuse values that no run could use.
 
     Raises:
-        ValueError: naming each of them.
+        ValueError: Naming each of them.
     """
     training.check(config)
     if config.freeze == "none":
@@ -73,7 +73,7 @@ def check(config: Config) -> None:
 
 
 def arms(config: Config, run: Run, base: Folder) -> list[Arm]:
-    """Return what is compared, each trained below the run folder."""
+    """What is compared, each trained below the run folder."""
 
     def trained(name: str, freeze: str, seed: int) -> Arm:
         given = {field.name: getattr(config, field.name) for field in FIELDS}
@@ -98,12 +98,12 @@ def compare(config: Config, run: Run) -> list[Judged]:
     """Run the whole job and leave its files in the run folder; if told to stop, only models.
 
     Raises:
-        FloatingPointError: if a training diverges.
-        ImportError: if a package that is asked for is not installed.
-        MemoryError: if a device has too little.
-        OSError: if a file or folder is absent or cannot be written, or another run writes there.
-        RuntimeError: if another process failed.
-        ValueError: if the settings, the text, the corpus or the model cannot be used.
+        FloatingPointError: If a training diverges.
+        ImportError: If a package that is asked for is not installed.
+        MemoryError: If a device has too little.
+        OSError: If a file or folder is absent or cannot be written, or another run writes there.
+        RuntimeError: If another process failed.
+        ValueError: If the settings, the text, the corpus or the model cannot be used.
     """
     check(config)
     setting = prepare(config)
@@ -132,7 +132,7 @@ def compare(config: Config, run: Run) -> list[Judged]:
 
 
 def _judged(arm: Arm, folder: Folder, config: Config, run: Run, held_out: Slice) -> Judged:
-    """Return what is known of a model, measured now if it was not before."""
+    """What is known of a model, measured now if it was not before."""
     digest = key_digest(judgement_key(held_out, folder.fingerprint))
     file = run.workdir / "judged" / f"{arm.name}-{arm.seed}-{digest}.npz"
     if not file.is_file():

@@ -44,7 +44,7 @@ def keep(file: Path, found: Judgement) -> None:
 
 
 def kept(file: Path) -> Judgement:
-    """Return what was written."""
+    """What was written."""
     with np.load(file, allow_pickle=False) as arrays:
         texts = {name: arrays[f"texts_{name}"] for name in TextScores._fields}
         scores = {name: arrays[f"scores_{name}"] for name in ReferencedScores._fields}
@@ -52,7 +52,7 @@ def kept(file: Path) -> Judgement:
 
 
 def of_arm(judged: Sequence[Judged], arm: str, quantity: str) -> Float[np.ndarray, "seed ..."]:
-    """Return a quantity of all models of an arm: "bits_per_byte", or one of the scores."""
+    """A quantity of all models of an arm: "bits_per_byte", or one of the scores."""
     found = [one.found for one in judged if one.arm == arm]
     if quantity in TextScores._fields:
         return np.stack([getattr(each.texts, quantity) for each in found])
@@ -60,7 +60,7 @@ def of_arm(judged: Sequence[Judged], arm: str, quantity: str) -> Float[np.ndarra
 
 
 def table(judged: Sequence[Judged], languages: Sequence[str], *, trained: str) -> str:
-    """Return what happened to the languages and to the space, for people."""
+    """What happened to the languages and to the space, for people."""
     arms = [arm for arm in ARMS if any(one.arm == arm for one in judged)]
     bits = {arm: of_arm(judged, arm, "bits_per_byte").mean(axis=0) for arm in arms}
     lines = [("bits per byte", *(ARMS[arm] for arm in arms))]

@@ -39,17 +39,17 @@ class Config(Overlap, Compared, Extraction):
     draws: int = at_least(1, default=IloSettings.draws)
     """Random corpora behind the Gaussian null."""
     seed: int = at_least(0, default=IloSettings.seed, below=SEED_LIMIT)
-    """Of the shuffles and the draws."""
+    """Seed of the shuffles and the draws."""
 
 
 def settings_of(config: Config) -> IloSettings:
-    """Return how the configuration asks for a state to be scored."""
+    """How the configuration asks for a state to be scored."""
     names = [field.name for field in dataclasses.fields(IloSettings)]
     return IloSettings(**{name: getattr(config, name) for name in names})
 
 
 def record(config: Config, stored: Stored, seconds: float) -> str:
-    """Return all that determines the run, and what it took, as JSON."""
+    """All that determines the run, and what it took, as JSON."""
     computed = stored.store.sessions()
     whole = {
         "config": dataclasses.asdict(config),
@@ -63,11 +63,11 @@ def measure(config: Config, run: Run) -> ReferencedScores:
     """Run the whole job and leave its files in the run folder.
 
     Raises:
-        ImportError: if the sample model's package is asked for and not installed.
-        MemoryError: if a device has too little.
-        OSError: if a file or folder is absent or cannot be written, or another run writes there.
-        RuntimeError: if another process failed.
-        ValueError: if the settings, the corpus or the model cannot be used.
+        ImportError: If the sample model's package is asked for and not installed.
+        MemoryError: If a device has too little.
+        OSError: If a file or folder is absent or cannot be written, or another run writes there.
+        RuntimeError: If another process failed.
+        ValueError: If the settings, the corpus or the model cannot be used.
     """
     check(config)
     corpus = read_corpus(config)

@@ -53,10 +53,10 @@ class States(NamedTuple):
 
 
 def parse_mesh(text: str) -> AbstractMesh:
-    """Return the mesh "DATAxMODEL", of devices that need not be there.
+    """The mesh "DATAxMODEL", of devices that need not be there.
 
     Raises:
-        ValueError: if it is not of that form.
+        ValueError: If it is not of that form.
     """
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if not match:
@@ -66,7 +66,7 @@ def parse_mesh(text: str) -> AbstractMesh:
 
 
 def memory(config: ModelConfig, mesh: AbstractMesh, *, fsdp: bool, dtype: str) -> tuple[int, int]:
-    """Return the parameters of a model, and the bytes of them on each device."""
+    """The parameters of a model, and the bytes of them on each device."""
     model = parameters.abstract(config, dtype=jnp.dtype(dtype))
     lies = parameters.shardings(model, mesh, fsdp=fsdp)
     shapes = {path: like.shape for path, like in parameters.shapes(model).items()}
@@ -75,16 +75,16 @@ def memory(config: ModelConfig, mesh: AbstractMesh, *, fsdp: bool, dtype: str) -
 
 
 def summary(folder: Folder, *, mesh: str, fsdp: bool, dtype: str) -> str:
-    """Return what a model is made of, one mechanism a line.
+    """What a model is made of, one mechanism a line.
 
     Args:
-        folder: of the model.
+        folder: Of the model.
         mesh: "DATAxMODEL", for the memory.
-        fsdp: whether weights are also split over data.
-        dtype: of the weights.
+        fsdp: Whether weights are also split over data.
+        dtype: Of the weights.
 
     Raises:
-        ValueError: if the mesh is malformed.
+        ValueError: If the mesh is malformed.
     """
     raw, config = folder.raw, folder.config
     devices = parse_mesh(mesh)
@@ -102,7 +102,7 @@ def summary(folder: Folder, *, mesh: str, fsdp: bool, dtype: str) -> str:
 
 
 def sentences(folder: Folder) -> list[list[int]]:
-    """Return token ids of a sentence in several languages; random ones without a tokenizer."""
+    """Token ids of a sentence in several languages; random ones without a tokenizer."""
     if not folder.has_tokenizer:
         print(f"no tokenizer in {folder.path}: comparing on random tokens")
         rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def sentences(folder: Folder) -> list[list[int]]:
 
 
 def by_torch(folder: Folder, ids: Sequence[Sequence[int]]) -> list[States]:
-    """Return what `transformers` makes of each sentence, alone."""
+    """What `transformers` makes of each sentence, alone."""
     import torch
     import transformers
 
@@ -148,7 +148,7 @@ def _forward(model: Transformer, rows: Rows) -> tuple[list[jax.Array], jax.Array
 
 
 def by_us(folder: Folder, ids: Sequence[Sequence[int]]) -> list[States]:
-    """Return what our model makes of each sentence, all of them packed."""
+    """What our model makes of each sentence, all of them packed."""
     model = loading.load(folder, mesh=make_mesh(data=1))
     packed, length = as_sentences(ids), max(map(len, ids))
     planned = plan(packed.lengths, row_length=length)
@@ -164,13 +164,13 @@ def by_us(folder: Folder, ids: Sequence[Sequence[int]]) -> list[States]:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the norm of the difference over that of the reference; infinite for NaN."""
+    """The norm of the difference over that of the reference; infinite for NaN."""
     ratio = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
     return ratio if math.isfinite(ratio) else math.inf
 
 
 def compare(ours: list[States], theirs: list[States]) -> dict[str, float]:
-    """Return the largest relative difference of each hidden state, and of the logits.
+    """The largest relative difference of each hidden state, and of the logits.
 
     Where transformers gives the last state after a projection (OPT-350m), ours is the
     one before; the logits are compared all the same.
@@ -192,12 +192,12 @@ def check(folder: Folder, *, tolerance: float) -> int:
     """Compare with `transformers`, print what is found and return the exit status.
 
     Args:
-        folder: of the model.
-        tolerance: of the norm of a sentence's hidden state.
+        folder: Of the model.
+        tolerance: Of the norm of a sentence's hidden state.
 
     Raises:
-        OSError: if a file is absent.
-        ValueError: if the model is not one that we read.
+        OSError: If a file is absent.
+        ValueError: If the model is not one that we read.
     """
     if importlib.util.find_spec("torch") is None:
         print("not compared: torch is not installed")

@@ -83,7 +83,7 @@ def check(file: Path, output: Path, *, overwrite: bool) -> None:
 
 
 def unpacked(file: Path, folder: Path) -> Path:
-    """Return the GGUF file itself, taken out of an archive into `folder` if it lies in one."""
+    """The GGUF file itself, taken out of an archive into `folder` if it lies in one."""
     if file.suffix == ".gguf":
         return file
     if not zipfile.is_zipfile(file):
@@ -99,7 +99,7 @@ def unpacked(file: Path, folder: Path) -> Path:
 
 
 def opened(file: Path) -> "GGUFReader":
-    """Return the file's metadata and table of tensors."""
+    """The file's metadata and table of tensors."""
     from gguf import GGUFReader
 
     with open(file, "rb") as raw:
@@ -113,7 +113,7 @@ def opened(file: Path) -> "GGUFReader":
 
 
 def read_tokenizer(file: Path, reader: "GGUFReader") -> "PreTrainedTokenizerFast":
-    """Return the tokenizer that the file describes.
+    """The tokenizer that the file describes.
 
     Its class is the generic one, so that the folder's tokenizer.json has the last word.
     """
@@ -129,7 +129,7 @@ def read_tokenizer(file: Path, reader: "GGUFReader") -> "PreTrainedTokenizerFast
 
 
 def byte_level_split(name: str) -> "PreTokenizer":
-    """Return what cuts text into words, by the name that GGUF gives it."""
+    """What cuts text into words, by the name that GGUF gives it."""
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
     if name in DIGIT_SPLITS:
@@ -144,7 +144,7 @@ def byte_level_split(name: str) -> "PreTokenizer":
 
 
 def read_model(file: Path, reader: "GGUFReader") -> "PreTrainedModel":
-    """Return the model in float32, as one that was never quantised."""
+    """The model in float32, as one that was never quantised."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -179,7 +179,7 @@ def check_read(reader: "GGUFReader", config: "PreTrainedConfig", info: dict) -> 
 
 
 def plain(config: "PreTrainedConfig") -> "PreTrainedConfig":
-    """Return the config with only the keys of its class: GGUF's others mean nothing to a model."""
+    """The config with only the keys of its class: GGUF's others mean nothing to a model."""
     known = type(config)().to_dict().keys() - {"_name_or_path"}
     values = {name: value for name, value in config.to_dict().items() if name in known}
     return type(config).from_dict(values)

@@ -43,7 +43,7 @@ class Report(NamedTuple):
     seconds: float
     """Wall time of all batches after that, writing included."""
     cpu_seconds: float
-    """Of this process, in that time."""
+    """CPU time of this process in these seconds, of all its threads."""
     flops: float
     """Operations that the model needs for these tokens, by `models.flops`."""
     host_bytes: int
@@ -71,19 +71,19 @@ def extract(
     All processes of the mesh must call it.
 
     Args:
-        model: whose weights lie on `mesh`.
-        sentences: of each of this process's languages, by index; of all processes, at least
+        model: Whose weights lie on `mesh`.
+        sentences: Of each of this process's languages, by index; of all processes, at least
             one must be missing from the store.
-        store: receives what is taken from each language.
-        mesh: rows are sharded over its axis "data".
-        taps: what to take.
-        batch_tokens: positions computed at a time on each place along "data".
-        dtype: to compute in, whatever that of the weights.
+        store: Receives what is taken from each language.
+        mesh: Rows are sharded over its axis "data".
+        taps: What to take.
+        batch_tokens: Positions computed at a time on each place along "data".
+        dtype: To compute in, whatever that of the weights.
 
     Raises:
-        MemoryError: if a device has too little for it.
-        OSError: if the store cannot be written.
-        UnusableError: if something is not finite, or a state all zero; see `usable.naming`.
+        MemoryError: If a device has too little for it.
+        OSError: If the store cannot be written.
+        UnusableError: If something is not finite, or a state all zero; see `usable.naming`.
     """
     begun = time.perf_counter()
     own = share(mesh)
@@ -154,5 +154,5 @@ def _ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
 
 
 def _most(value: int) -> int:
-    """Return the largest of all processes, to a MiB."""
+    """The largest of all processes, to a MiB."""
     return largest([value >> 20])[0] << 20

@@ -26,21 +26,21 @@ def compiled_forward(
     segments: int,
     dtype: DTypeLike,
 ) -> Forward:
-    """Return the forward that taps a model, compiled for one shape of rows.
+    """The forward that taps a model, compiled for one shape of rows.
 
     It takes the rows of this process's devices, and returns arrays split over "data" along
     "batch", before they are computed.
 
     Args:
-        model: whose weights lie on `mesh`.
-        mesh: with an axis "data".
-        taps: what to take.
-        rows: an example.
-        segments: the most that any row holds.
-        dtype: to compute in, whatever that of the weights.
+        model: Whose weights lie on `mesh`.
+        mesh: With an axis "data".
+        taps: What to take.
+        rows: An example.
+        segments: The most that any row holds.
+        dtype: To compute in, whatever that of the weights.
 
     Raises:
-        MemoryError: here and when called, if a device has too little for it.
+        MemoryError: Here and when called, if a device has too little for it.
     """
     assemble = parameters.assembler(model.config, mesh, dtype=dtype)
     along = {
@@ -67,7 +67,7 @@ def naming_what_to_change(rows: Rows) -> AbstractContextManager[None]:
     """Say what to try where a device has too little memory to extract some rows.
 
     Raises:
-        MemoryError: instead of JAX's own error.
+        MemoryError: Instead of JAX's own error.
     """
     return sharding.naming_knobs(
         "{} rows of {} tokens".format(*rows.tokens.shape),

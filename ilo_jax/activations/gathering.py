@@ -16,14 +16,14 @@ from ilo_jax.processes import own_part
 def layouts(
     taps: Sequence[Tap], *, lang: int, sent: int, longest: int, dtype: str
 ) -> dict[str, Layout]:
-    """Return the arrays of a store for what taps take, by name.
+    """The arrays of a store for what taps take, by name.
 
     Args:
-        taps: what is taken.
-        lang: how many languages there are.
-        sent: how many sentences of each.
-        longest: how many tokens a language has at most; only looked at for states of tokens.
-        dtype: of the states in the store.
+        taps: What is taken.
+        lang: How many languages there are.
+        sent: How many sentences of each.
+        longest: How many tokens a language has at most; only looked at for states of tokens.
+        dtype: Of the states in the store.
     """
     arrays = {tap.name: _layout(tap, lang, sent, longest, dtype) for tap in taps}
     if any(tap.pooling == "tokens" for tap in taps):
@@ -51,8 +51,8 @@ class Gathering:
         """Put a batch where it belongs, and write its block if it was the last; count its tokens.
 
         Raises:
-            OSError: if the store cannot be written.
-            UnusableError: if something is unusable.
+            OSError: If the store cannot be written.
+            UnusableError: If something is unusable.
         """
         block = self.schedule.blocks[batch.block]
         if not self._left:
@@ -101,7 +101,7 @@ class Gathering:
     def _checked(
         self, tap: Tap, block: Block, lengths: Shaped[np.ndarray, "lang sent"]
     ) -> list[Float[np.ndarray, "..."]]:
-        """Return what a tap took from each language."""
+        """What a tap took from each language."""
         states, languages = self._states.pop(tap.name), block.languages
         if tap.pooling == "tokens":
             (layer,) = tap.layers

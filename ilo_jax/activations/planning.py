@@ -28,7 +28,7 @@ class Step(NamedTuple):
     """A batch to come."""
 
     kind: int
-    """Of its rows."""
+    """Kind of the batch's rows, from 0, shortest first."""
     make: Callable[[], Batch]
 
 
@@ -41,17 +41,17 @@ def planned(
     batch_tokens: int,
     width: int,
 ) -> Schedule:
-    """Return what this process has to do, in rows of the lengths that suit all processes.
+    """What this process has to do, in rows of the lengths that suit all processes.
 
     All processes must call it.
 
     Args:
-        config: of the model.
-        sentences: of each of this process's languages, by index.
-        store: in which something may be missing.
-        taps: what is to be taken.
-        batch_tokens: positions computed at a time on each place along "data".
-        width: how many such places this process feeds.
+        config: Of the model.
+        sentences: Of each of this process's languages, by index.
+        store: In which something may be missing.
+        taps: What is to be taken.
+        batch_tokens: Positions computed at a time on each place along "data".
+        width: How many such places this process feeds.
     """
     row_lengths = _row_lengths(config, sentences, batch_tokens=batch_tokens * width)
     sizes = {True: 0, False: 0}
@@ -75,7 +75,7 @@ def planned(
 def _row_lengths(
     config: ModelConfig, sentences: Mapping[int, Sentences], *, batch_tokens: int
 ) -> tuple[int, ...]:
-    """Return the row lengths that take the least time for the sentences of all processes.
+    """The row lengths that take the least time for the sentences of all processes.
 
     Each kind of row, and with it another compilation, must be worth it.
     """
@@ -94,7 +94,7 @@ def _row_lengths(
 
 
 def _row_cost(config: ModelConfig, length: int) -> int:
-    """Return what a row takes, in operations of matrices of weights."""
+    """What a row takes, in operations of matrices of weights."""
     slower = PAIRS_SLOWER.get(jax.default_backend(), 1)
     weights = sum(block_weights(block, dim=config.dim) for block in config.blocks)
     pairs = sum(pair_flops(block, length, causal=config.causal) for block in config.blocks)
@@ -102,7 +102,7 @@ def _row_cost(config: ModelConfig, length: int) -> int:
 
 
 def steps_of(plan: Schedule) -> list[Step]:
-    """Return all batches in the order that all processes compute them in.
+    """All batches in the order that all processes compute them in.
 
     Of each block and kind as many as any process has; those that this one has not are padding.
     All processes must call it.

@@ -29,20 +29,20 @@ def compiled_pooled(
     dtype: DTypeLike,
     batch_tokens: int,
 ) -> Pooled:
-    """Return the function from a model to the mean of each sentence at every hidden state.
+    """The function from a model to the mean of each sentence at every hidden state.
 
     It is compiled once, whatever the weights are, and gives what `extract` would store. All
     processes give the same sentences.
 
     Args:
-        config: of the model.
-        sentences: of each language, as many of one as of another.
-        mesh: with an axis "data".
-        dtype: to compute in.
-        batch_tokens: positions computed at a time on each place along "data".
+        config: Of the model.
+        sentences: Of each language, as many of one as of another.
+        mesh: With an axis "data".
+        dtype: To compute in.
+        batch_tokens: Positions computed at a time on each place along "data".
 
     Raises:
-        ValueError: if the languages have different numbers of sentences.
+        ValueError: If the languages have different numbers of sentences.
     """
     counts = [len(of_language.lengths) for of_language in sentences]
     if len(set(counts)) != 1:
@@ -68,7 +68,7 @@ def compiled_pooled(
 
 
 def _places(planned: Plan) -> Int[np.ndarray, " sent"]:
-    """Return where each sentence is among all segments of all rows."""
+    """Where each sentence is among all segments of all rows."""
     row, segment = np.nonzero(planned >= 0)
     return (row * planned.shape[1] + segment)[np.argsort(planned[row, segment])]
 
@@ -76,7 +76,7 @@ def _places(planned: Plan) -> Int[np.ndarray, " sent"]:
 def _forward(
     config: ModelConfig, mesh: Mesh, *, segments: int, dtype: DTypeLike
 ) -> Callable[[dict[str, Array], Rows], Array]:
-    """Return the jitted function to the means of all states, "state row segment dim"."""
+    """The jitted function to the means of all states, "state row segment dim"."""
     assemble = parameters.assembler(config, mesh, dtype=dtype)
     (tap,) = read("residual:mean", config)
 

@@ -8,16 +8,16 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 def mean(
     hidden: Float[Array, "batch seq dim"], segments: Int[Array, "batch seq"], *, count: int
 ) -> Float32[Array, "batch segment dim"]:
-    """Return the mean over each segment's tokens.
+    """The mean over each segment's tokens.
 
     With special tokens included it is the sentence embedding of Wilie et al. 2025 (section
     3); without them, give them segment 0. Summed in float32 whatever the dtype of the
     states. What else is in the row changes nothing, unless it is not finite.
 
     Args:
-        hidden: token states.
-        segments: of each token, from 1; 0 is padding.
-        count: how many segments to return; those a row does not have are zero.
+        hidden: Token states.
+        segments: Of each token, from 1; 0 is padding.
+        count: How many segments to return; those a row does not have are zero.
     """
     member = _members(segments, count)
     sums = jnp.einsum(
@@ -33,12 +33,12 @@ def mean(
 def last(
     hidden: Float[Array, "batch seq dim"], segments: Int[Array, "batch seq"], *, count: int
 ) -> Float32[Array, "batch segment dim"]:
-    """Return the state of each segment's last token.
+    """The state of each segment's last token.
 
     Args:
-        hidden: token states.
-        segments: of each token, from 1; 0 is padding.
-        count: how many segments to return; those a row does not have are zero.
+        hidden: Token states.
+        segments: Of each token, from 1; 0 is padding.
+        count: How many segments to return; those a row does not have are zero.
     """
     member = _members(segments, count)
     place = jnp.max(jnp.where(member, jnp.arange(segments.shape[1])[None, None], 0), axis=-1)
@@ -49,12 +49,12 @@ def last(
 def maximum(
     hidden: Float[Array, "batch seq dim"], segments: Int[Array, "batch seq"], *, count: int
 ) -> Float32[Array, "batch segment dim"]:
-    """Return the largest value of each dimension over each segment's tokens.
+    """The largest value of each dimension over each segment's tokens.
 
     Args:
-        hidden: token states.
-        segments: of each token, from 1; 0 is padding.
-        count: how many segments to return; those a row does not have are zero.
+        hidden: Token states.
+        segments: Of each token, from 1; 0 is padding.
+        count: How many segments to return; those a row does not have are zero.
     """
     highest = jax.vmap(lambda x, ids: jax.ops.segment_max(x, ids, num_segments=count + 1))
     found = highest(hidden, segments)[:, 1:].astype(jnp.float32)

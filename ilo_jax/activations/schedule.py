@@ -31,7 +31,7 @@ class Block(NamedTuple):
     languages: list[int]
     """By index."""
     sentences: Sentences
-    """Of all of them."""
+    """Token ids of the sentences of all languages of the block."""
     plans: list[Plan]
     """By kind of row."""
 
@@ -52,9 +52,9 @@ class Schedule(NamedTuple):
     work: list[int]
     """Which blocks are to be computed."""
     row_lengths: tuple[int, ...]
-    """Of each kind of row, in tokens, shortest first."""
+    """Length of each kind of row, in tokens, shortest first."""
     rows: tuple[int, ...]
-    """Of each kind, how many there are in a batch, of this process's devices."""
+    """How many rows of each kind a batch of this process's devices has."""
 
     @property
     def segments(self) -> list[int]:
@@ -71,18 +71,18 @@ class Schedule(NamedTuple):
         return range(len(self.row_lengths))
 
     def lengths(self) -> Int32[np.ndarray, " sent"]:
-        """Return the lengths of all sentences that are to be computed."""
+        """The lengths of all sentences that are to be computed."""
         found = [self.blocks[block].sentences.lengths for block in self.work]
         return np.concatenate([np.zeros(0, np.int32), *found])
 
     def counts(self) -> Int32[np.ndarray, "work kind"]:
-        """Return how many batches of each kind there are, of each block to be computed."""
+        """How many batches of each kind there are, of each block to be computed."""
         plans = [self.blocks[block].plans for block in self.work]
         rows = np.array([[len(plan) for plan in each] for each in plans], np.int32)
         return -(-rows.reshape(-1, len(self.rows)) // np.array(self.rows, np.int32))
 
     def batch(self, block: int, kind: int, start: int) -> Batch:
-        """Return the batch of a block that begins at some row, the last made up by padding."""
+        """The batch of a block that begins at some row, the last made up by padding."""
         rows = self.rows[kind]
         planned = self.blocks[block].plans[kind][start : start + rows]
         planned = np.pad(planned, ((0, rows - len(planned)), (0, 0)), constant_values=-1)
@@ -90,14 +90,14 @@ class Schedule(NamedTuple):
         return Batch(block, planned, fill(sentences, planned, row_length=self.row_lengths[kind]))
 
     def padding(self, kind: int) -> Batch:
-        """Return a batch without sentences, for a process that waits for others."""
+        """A batch without sentences, for a process that waits for others."""
         planned = np.full((self.rows[kind], 1), -1, np.int32)
         nothing = as_sentences([])
         return Batch(-1, planned, fill(nothing, planned, row_length=self.row_lengths[kind]))
 
 
 def kinds(longest: int) -> list[tuple[int, ...]]:
-    """Return the choices of row lengths for sentences up to `longest` tokens.
+    """The choices of row lengths for sentences up to `longest` tokens.
 
     One kind of row for all, or one or two of short ones besides: in them, fewer pairs of tokens
     that have nothing to do with each other are looked at. Each kind is compiled by itself.
@@ -109,11 +109,11 @@ def kinds(longest: int) -> list[tuple[int, ...]]:
 
 
 def rows_needed(lengths: Int32[np.ndarray, " sent"], row_lengths: Sequence[int]) -> list[int]:
-    """Return how many rows of each kind sentences take.
+    """How many rows of each kind sentences take.
 
     Args:
-        lengths: tokens of each sentence.
-        row_lengths: of each kind of row, in tokens, shortest first.
+        lengths: Tokens of each sentence.
+        row_lengths: Of each kind of row, in tokens, shortest first.
     """
     return [len(plan) for plan in _plans(lengths, row_lengths)]
 
@@ -127,21 +127,21 @@ def schedule(
     token_bytes: int,
     sentence_bytes: int,
 ) -> Schedule:
-    """Return what a process has to do: the blocks of languages of which any is missing.
+    """What a process has to do: the blocks of languages of which any is missing.
 
     What is missing has no bearing on how languages are packed, so that a run that was
     stopped computes the same as one that was not.
 
     Args:
-        sentences: of each of the process's languages, by index.
-        missing: languages that are not stored.
-        row_lengths: of each kind of row, in tokens, shortest first.
-        rows: of each kind, in a batch, of this process's devices.
-        token_bytes: that the states of a token take on the host.
-        sentence_bytes: that the states of a sentence take on the host.
+        sentences: Of each of the process's languages, by index.
+        missing: Languages that are not stored.
+        row_lengths: Of each kind of row, in tokens, shortest first.
+        rows: Of each kind, in a batch, of this process's devices.
+        token_bytes: That the states of a token take on the host.
+        sentence_bytes: That the states of a sentence take on the host.
 
     Raises:
-        ValueError: if a sentence has no tokens, or more than a row of the last kind.
+        ValueError: If a sentence has no tokens, or more than a row of the last kind.
     """
     groups: list[list[int]] = []
     tokens = size = 0
@@ -166,7 +166,7 @@ def _block(
 
 
 def _plans(lengths: Int32[np.ndarray, " sent"], row_lengths: Sequence[int]) -> list[Plan]:
-    """Return the rows of each kind.
+    """The rows of each kind.
 
     Sentences that no shorter kind holds have rows made for them, and shorter ones fill these.
     """

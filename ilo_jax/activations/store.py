@@ -36,7 +36,7 @@ class Layout(NamedTuple):
     """Names of its axes, "lang" among them."""
     shape: tuple[int, ...]
     dtype: str
-    """Of numpy, or bfloat16."""
+    """Name of a numpy dtype, or bfloat16."""
     layers: tuple[int, ...] = ()
     """Which layers the array holds."""
 
@@ -58,18 +58,18 @@ class Store(NamedTuple):
     complete: ts.TensorStore
 
     def missing(self) -> list[int]:
-        """Return the languages, by index, that are not written whole."""
+        """The languages, by index, that are not written whole."""
         return np.flatnonzero(self.complete.read().result() == 0).tolist()
 
     def write(self, language: int, values: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
         """Write everything of one language, then mark it complete.
 
         Args:
-            language: by index.
-            values: of every array, without its axis "lang"; may end early along "token".
+            language: By index.
+            values: Of every array, without its axis "lang"; may end early along "token".
 
         Raises:
-            OSError: if it cannot be written; the language stays missing.
+            OSError: If it cannot be written; the language stays missing.
         """
         assert values.keys() == self.arrays.keys()
         try:
@@ -96,15 +96,15 @@ class Store(NamedTuple):
         return self.arrays[name].spec().to_json()["metadata"]["attributes"]["layers"]
 
     def read(self, name: str, layer: int) -> Float[np.ndarray, "lang sent dim"]:
-        """Return one layer of all languages, in float32.
+        """One layer of all languages, in float32.
 
         Args:
-            name: of an array of pooled states.
-            layer: as numbered in the model; the array must hold it.
+            name: Of an array of pooled states.
+            layer: As numbered in the model; the array must hold it.
 
         Raises:
-            ValueError: if it does not.
-            OSError: if a chunk is absent or fails its checksum.
+            ValueError: If it does not.
+            OSError: If a chunk is absent or fails its checksum.
         """
         held = self.layers(name)
         if layer not in held:
@@ -119,10 +119,10 @@ class Store(NamedTuple):
         return states.astype(np.float32, copy=False)
 
     def tokens(self, name: str, language: int) -> Shaped[np.ndarray, "token ..."]:
-        """Return the tokens of a language, of states of tokens or of "token_ids".
+        """The tokens of a language, of states of tokens or of "token_ids".
 
         Raises:
-            OSError: if a chunk is absent or fails its checksum.
+            OSError: If a chunk is absent or fails its checksum.
         """
         try:
             count = int(self.arrays["lengths"][language].read().result().sum())
@@ -131,12 +131,12 @@ class Store(NamedTuple):
             raise OSError(f"cannot read {name} of {language} in {self.url}: {error}") from error
 
     def damaged(self, languages: Sequence[int]) -> dict[int, str]:
-        """Return what is wrong with languages of which a chunk is absent or fails its checksum.
+        """What is wrong with languages of which a chunk is absent or fails its checksum.
 
         Cost: reads all there is of them.
 
         Args:
-            languages: by index; those that are missing anyway are not looked at.
+            languages: By index; those that are missing anyway are not looked at.
         """
         found = {}
         whole = sorted({*languages} - {*self.missing()})
@@ -155,7 +155,7 @@ class Store(NamedTuple):
         """Mark languages as missing.
 
         Raises:
-            OSError: if that cannot be written.
+            OSError: If that cannot be written.
         """
         try:
             for language in languages:
@@ -192,7 +192,7 @@ def _of_language(array: ts.TensorStore, language: int, shape: tuple[int, ...]) -
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """Return the dtype that numpy holds a stored one in."""
+    """The dtype that numpy holds a stored one in."""
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
@@ -202,15 +202,15 @@ def open_store(root: str | Path, key: Key, arrays: Mapping[str, Layout], *, lang
     Several processes may open it at once.
 
     Args:
-        root: holds one folder per key, named by the key's digest; a path, or a URL that
+        root: Holds one folder per key, named by the key's digest; a path, or a URL that
             tensorstore knows, such as gs://bucket/folder.
-        key: all that determines what is stored.
-        arrays: what is stored, by name.
-        lang: how many languages there are.
+        key: All that determines what is stored.
+        arrays: What is stored, by name.
+        lang: How many languages there are.
 
     Raises:
-        OSError: if the folder cannot be made or written.
-        ValueError: if what is there is damaged, or was written for another key or shape.
+        OSError: If the folder cannot be made or written.
+        ValueError: If what is there is damaged, or was written for another key or shape.
     """
     url = f"{root}/{key_digest(key)}"
     try:
@@ -242,11 +242,11 @@ def reopen_store(url: str | Path, names: Sequence[str]) -> Store:
     """Open arrays of a store that is there, to read them.
 
     Args:
-        url: the folder of one key, as `Store.url` says it.
-        names: of the arrays.
+        url: The folder of one key, as `Store.url` says it.
+        names: Of the arrays.
 
     Raises:
-        OSError: if there is no such store, or it has no such array.
+        OSError: If there is no such store, or it has no such array.
     """
     if "://" not in str(url) and not (Path(url) / GROUP).is_file():
         raise FileNotFoundError(f"no states at {url}: name a folder such as WORKDIR/states/KEY")
@@ -277,7 +277,7 @@ def _array(place: ts.KvStore, layout: Layout) -> ts.TensorStore:
 
 
 def _spec(place: ts.KvStore, *, fill: bool = False) -> dict[str, Any]:
-    """Return how an array is opened: an absent chunk is damage, unless it is to be filled in."""
+    """How an array is opened: an absent chunk is damage, unless it is to be filled in."""
     return {
         "driver": "zarr3",
         "kvstore": place.spec().to_json(),

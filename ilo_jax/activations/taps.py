@@ -33,7 +33,7 @@ class Tap(NamedTuple):
     pooling: str
     """One of `POOLINGS`."""
     layers: tuple[int, ...]
-    """Of the site, from 0: hidden states, or blocks."""
+    """Numbers of the site's layers: hidden states, or blocks, from 0."""
     width: int
     """Dimensions of the site; those of all heads together."""
 
@@ -44,12 +44,12 @@ class Tap(NamedTuple):
 
 
 def read(text: str, config: ModelConfig) -> tuple[Tap, ...]:
-    """Return the taps of a description such as "residual:mean, neurons:max@0+5".
+    """The taps of a description such as "residual:mean, neurons:max@0+5".
 
     SITE:POOLING takes every layer of a site, SITE:POOLING@LAYER+LAYER some of them.
 
     Raises:
-        ValueError: naming everything in it that is not possible for the model.
+        ValueError: Naming everything in it that is not possible for the model.
     """
     taps, problems = [], []
     for part in (part.strip() for part in text.split(",")):

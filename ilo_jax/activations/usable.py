@@ -10,7 +10,7 @@ from ilo_jax.activations.store import Store
 from ilo_jax.activations.taps import Tap
 
 _KINDS = {"residual": "hidden state"}
-"""Of what layer it is that is broken; any other site is "SITE of block"."""
+"""What messages call a layer of a site; one of any other is "SITE of block"."""
 
 
 def _kind(site: str) -> str:
@@ -24,8 +24,8 @@ class UnusableError(ValueError):
         """Tell the language by its index, until `naming` knows its name.
 
         Args:
-            text: with {} where the language is named.
-            language: by index.
+            text: With {} where the language is named.
+            language: By index.
         """
         super().__init__(text.format(f"language {language}"))
         self.text, self.language = text, language

@@ -61,7 +61,7 @@ def _write(file: Path, content: Any) -> None:
 
 
 def _problem(name: str, folder: Path, *, plain: bool) -> str:
-    """Return why a member cannot be written to the folder; empty if it can."""
+    """Why a member cannot be written to the folder; empty if it can."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         return "lies outside"

@@ -20,7 +20,7 @@ It stands there also where the context is empty, and is part of neither.
 """
 
 LABELS = ("entailment", "neutral", "contradiction")
-"""Of XNLI, where they are numbers those of their place."""
+"""Labels of XNLI, in the order of the numbers that stand for them."""
 
 XNLI = {
     "ar": ("صحيح", "نعم", "لذا", "رقم"),
@@ -68,7 +68,7 @@ LETTERS = ("A", "B", "C", "D")
 """The options of Belebele."""
 
 SHAPES = {"plain": (".jsonl",)} | dict.fromkeys(("xnli", "xcopa", "belebele"), (".jsonl", ".tsv"))
-"""Of questions, and the files that may hold them."""
+"""Shapes of questions, and the suffixes of the files that may hold them."""
 
 
 class Question(NamedTuple):
@@ -87,7 +87,7 @@ class Question(NamedTuple):
 def read_questions(
     path: str | Path, *, shape: str = "plain", language: str = ""
 ) -> tuple[Question, ...]:
-    """Return the questions of a file, one a line.
+    """The questions of a file, one a line.
 
     A .tsv file begins with the names of its columns, and quotes in it mean nothing. A .jsonl
     file has an object a line, with these names as keys. Columns that are not named here are
@@ -107,14 +107,14 @@ def read_questions(
       lm_eval/tasks/belebele/_default_template_yaml.
 
     Args:
-        path: a .jsonl or .tsv file.
-        shape: one of these.
-        language: of all questions, where the file does not say. For "xcopa" it may be empty
+        path: A .jsonl or .tsv file.
+        shape: One of these.
+        language: Of all questions, where the file does not say. For "xcopa" it may be empty
             if the file is named as its authors did, test.et.jsonl.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if `shape` or the kind of file is another, or naming all lines, and what in
+        FileNotFoundError: If there is no such file.
+        ValueError: If `shape` or the kind of file is another, or naming all lines, and what in
             them, that are malformed.
     """
     path = Path(path)
@@ -130,7 +130,7 @@ def read_questions(
 
 
 def by_language(questions: Iterable[Question]) -> dict[str, list[Question]]:
-    """Return the questions of every language, both in the order in which they come."""
+    """The questions of every language, both in the order in which they come."""
     found: dict[str, list[Question]] = {}
     for question in questions:
         found.setdefault(question.language, []).append(question)
@@ -148,13 +148,13 @@ def _refuse_unreadable(path: Path, shape: str) -> None:
 
 
 def _named(path: Path) -> str:
-    """Return the language that test.et.jsonl is named by; empty if XCOPA has no such one."""
+    """The language that test.et.jsonl is named by; empty if XCOPA has no such one."""
     code = Path(path.stem).suffix.removeprefix(".")
     return code if code in XCOPA else ""
 
 
 def _rows(lines: Sequence[str], path: Path) -> list[dict[str, str]]:
-    """Return the lines of a table by the names of its columns."""
+    """The lines of a table by the names of its columns."""
     columns = parse_tsv(lines, str(path))
     if len(lines) == 1:
         raise ValueError(f"{path} has no questions, only the names of columns")
@@ -207,7 +207,7 @@ def _belebele(record: Mapping[str, Any], language: str) -> Question:
 
 
 def _without_stop(sentence: str) -> str:
-    """Return a sentence without the punctuation mark at its end, if there is one."""
+    """A sentence without the punctuation mark at its end, if there is one."""
     sentence = sentence.strip()
     return sentence[:-1] if unicodedata.category(sentence[-1]).startswith("P") else sentence
 
@@ -219,7 +219,7 @@ def _words(words: Mapping[str, tuple[str, ...]], language: str) -> tuple[str, ..
 
 
 def _language(record: Mapping[str, Any], name: str, given: str) -> str:
-    """Return the language that a record names, or else the one that was given."""
+    """The language that a record names, or else the one that was given."""
     if name not in record and not given:
         raise ValueError(f"{name} must say the language where language= does not, got nothing")
     (language,) = _texts(record, name) if name in record else (given,)
@@ -243,10 +243,10 @@ def _refuse_equal(options: Sequence[str]) -> None:
 
 
 def _texts(record: Mapping[str, Any], *names: str) -> list[str]:
-    """Return what a record has under these names.
+    """What a record has under these names.
 
     Raises:
-        ValueError: naming all that are missing, empty or no text.
+        ValueError: Naming all that are missing, empty or no text.
     """
     wrong = [
         f"{name} is {_shown(record, name)}" for name in names if not _is_filled(record.get(name))
@@ -261,7 +261,7 @@ def _is_filled(value: object) -> bool:
 
 
 def _place(record: Mapping[str, Any], name: str, allowed: Sequence[str]) -> int:
-    """Return which of those allowed a record has under a name, as text or as a number."""
+    """Which of those allowed a record has under a name, as text or as a number."""
     value = str(record.get(name))
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {_shown(record, name)}")

@@ -41,7 +41,7 @@ class Examples:
     """Examples, in order.
 
     Raises:
-        ValueError: if there are none, or a completion is empty.
+        ValueError: If there are none, or a completion is empty.
     """
 
     examples: tuple[Example, ...]
@@ -66,7 +66,7 @@ class Examples:
 
 
 def read_examples(path: str | Path, *, split: str = "") -> Examples:
-    r"""Return the examples of a file, a folder or a prepared dataset.
+    r"""The examples of a file, a folder or a prepared dataset.
 
     - A .txt file: every paragraph, up to a line of nothing but white space, is a completion
       without a prompt. White space at the ends of its lines is dropped.
@@ -82,12 +82,12 @@ def read_examples(path: str | Path, *, split: str = "") -> Examples:
     Lines end at \n only, and a byte order mark is dropped.
 
     Args:
-        path: of any of these.
-        split: of a dataset; may be empty where there is just one, and must be for text.
+        path: Of any of these.
+        split: Of a dataset; may be empty where there is just one, and must be for text.
 
     Raises:
-        FileNotFoundError: if there is nothing at `path`.
-        ValueError: if it is none of these, lacks the split, or is damaged; the message names
+        FileNotFoundError: If there is nothing at `path`.
+        ValueError: If it is none of these, lacks the split, or is damaged; the message names
             what and where.
     """
     path = Path(path)
@@ -130,7 +130,7 @@ def _read_text(*files: Path) -> list[Example]:
 
 
 def _paragraphs(lines: Sequence[str]) -> list[str]:
-    """Return the runs of lines that are not blank."""
+    """The runs of lines that are not blank."""
     runs = itertools.groupby([line.rstrip() for line in lines], bool)
     return ["\n".join(run) for filled, run in runs if filled]
 
@@ -141,10 +141,10 @@ def _read_jsonl(path: Path) -> list[Example]:
 
 
 def _example(record: Mapping[str, Any]) -> Example:
-    """Return the example that a record is.
+    """The example that a record is.
 
     Raises:
-        ValueError: naming its keys, or values, if they are others.
+        ValueError: Naming its keys, or values, if they are others.
     """
     if set(record) not in KEYS:
         raise ValueError(f"has {', '.join(record) or 'no keys'}")
@@ -166,7 +166,7 @@ def _read_squad(path: Path) -> list[Example]:
 
 
 def _contexts(document: object, path: Path) -> list[str]:
-    """Return the distinct contexts of a document in the shape of SQuAD."""
+    """The distinct contexts of a document in the shape of SQuAD."""
     problems: list[str] = []
     articles = _entries([("", document)], "data", problems)
     paragraphs = _entries(articles, "paragraphs", problems)
@@ -181,7 +181,7 @@ def _contexts(document: object, path: Path) -> list[str]:
 def _entries(
     nodes: Sequence[tuple[str, object]], key: str, problems: list[str]
 ) -> list[tuple[str, object]]:
-    """Return all entries of the nodes' lists under a key, each after its place.
+    """All entries of the nodes' lists under a key, each after its place.
 
     What is no list is added to `problems`.
     """
@@ -196,7 +196,7 @@ def _entries(
 
 
 def _value(node: object, key: str) -> object:
-    """Return what an object has under a key; None if it has nothing, or is no object."""
+    """What an object has under a key; None if it has nothing, or is no object."""
     return node.get(key) if isinstance(node, dict) else None
 
 
@@ -223,7 +223,7 @@ def _refuse_another_kind(info: Any, folder: Path) -> None:
 
 
 def _kind(feature: Any) -> str:
-    """Return what one value of a feature is, or the feature's own name if neither."""
+    """What one value of a feature is, or the feature's own name if neither."""
     kinds = {"O": "text", "i": "integer", "u": "integer"}
     # A feature of many values has no one type.
     letter = np.dtype(feature.np_dtype).kind if feature.shape == () else ""
@@ -231,14 +231,14 @@ def _kind(feature: Any) -> str:
 
 
 def _records(builder: Any, split: str, source: str) -> list[dict[str, Any]]:
-    """Return all examples of a split as TFDS keeps them."""
+    """All examples of a split as TFDS keeps them."""
     examples, names = read_features(builder, split, source), list(builder.info.features)
     columns = [_values(examples, name, source) for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _values(examples: Sequence[Any], name: str, source: str) -> list[Any]:
-    """Return the one value of a feature in every example, bytes or an integer."""
+    """The one value of a feature in every example, bytes or an integer."""
     values = [[*one[name].bytes_list.value, *one[name].int64_list.value] for one in examples]
     missing = [f"none in number {number}" for number, found in enumerate(values, 1) if not found]
     refuse(f"{source} is damaged: every example must have its {name}, got", missing)
@@ -246,7 +246,7 @@ def _values(examples: Sequence[Any], name: str, source: str) -> list[Any]:
 
 
 def _sorted(records: Sequence[dict[str, Any]], source: str) -> list[dict[str, Any]]:
-    """Return the records in the order of their ids and without them; as they are if none."""
+    """The records in the order of their ids and without them; as they are if none."""
     if "id" not in records[0]:
         return list(records)
     counts = Counter(record["id"] for record in records)
@@ -258,10 +258,10 @@ def _sorted(records: Sequence[dict[str, Any]], source: str) -> list[dict[str, An
 
 
 def _decoded(records: Sequence[Mapping[str, bytes]], source: str) -> list[dict[str, str]]:
-    """Return the records as text.
+    """The records as text.
 
     Raises:
-        ValueError: naming the first byte of each value that is not UTF-8.
+        ValueError: Naming the first byte of each value that is not UTF-8.
     """
     texts, problems = [], []
     for number, record in enumerate(records, 1):

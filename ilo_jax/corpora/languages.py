@@ -16,7 +16,7 @@ class Language(NamedTuple):
     """In English."""
     family: str
     branch: str
-    """Of the family, at the level of Germanic or Slavic; empty if the family is that small."""
+    """Branch of the family, such as Germanic or Slavic; empty if the family is that small."""
     script: str
     """ISO 15924 code."""
     region: str
@@ -78,12 +78,12 @@ PAPER: tuple[Language, ...] = (
 
 
 def find(code: str) -> Language | None:
-    """Return what is known about a language of the paper; None for any other."""
+    """What is known about a language of the paper; None for any other."""
     return next((language for language in PAPER if language.code == code), None)
 
 
 def by_family(codes: Iterable[str]) -> list[str]:
-    """Return the codes by family, branch and code; those without an entry last, by code."""
+    """The codes by family, branch and code; those without an entry last, by code."""
 
     def key(code: str) -> tuple[bool, str, str, str]:
         language = find(code)

@@ -14,10 +14,10 @@ Made = TypeVar("Made")
 
 
 def read_lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Return the lines of several files.
+    """The lines of several files.
 
     Raises:
-        ValueError: naming the first byte of each file that is not UTF-8.
+        ValueError: Naming the first byte of each file that is not UTF-8.
     """
     lines, problems = {}, []
     for name, file in files.items():
@@ -35,10 +35,10 @@ def read_lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
 
 
 def filled(path: Path) -> list[str]:
-    """Return the lines of a file that has some.
+    """The lines of a file that has some.
 
     Raises:
-        ValueError: if it is empty, or naming the first byte that is not UTF-8.
+        ValueError: If it is empty, or naming the first byte that is not UTF-8.
     """
     lines = read_lines({str(path): path})[str(path)]
     if not lines:
@@ -49,16 +49,16 @@ def filled(path: Path) -> list[str]:
 def made(
     lines: Iterable[Line], make: Callable[[Line], Made], *, what: str, number: int = 1
 ) -> list[Made]:
-    """Return what is made of every line.
+    """What is made of every line.
 
     Args:
-        lines: to make something of.
-        make: makes it, or raises a ValueError.
-        what: opens the message, with the rule that was broken.
-        number: of the first line.
+        lines: To make something of.
+        make: Makes it, or raises a ValueError.
+        what: Opens the message, with the rule that was broken.
+        number: Of the first line.
 
     Raises:
-        ValueError: naming all lines for which `make` raised one.
+        ValueError: Naming all lines for which `make` raised one.
     """
     results, problems = [], []
     for place, line in enumerate(lines, number):
@@ -71,7 +71,7 @@ def made(
 
 
 def parse_tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
-    """Return the columns of a tab-separated table.
+    """The columns of a tab-separated table.
 
     Not by the csv module: even with quoting off it refuses a carriage return in a cell.
     """
@@ -90,10 +90,10 @@ def parse_tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
 
 
 def parse_object(line: str) -> dict[str, Any]:
-    """Return one line's object, whose values may be anything.
+    """One line's object, whose values may be anything.
 
     Raises:
-        ValueError: if it is none, or repeats a key.
+        ValueError: If it is none, or repeats a key.
     """
     try:
         record = json.loads(line, object_pairs_hook=_unique)
@@ -118,7 +118,7 @@ def refuse_repeated(names: Sequence[str], what: str) -> None:
     """Stop if a name comes more than once.
 
     Raises:
-        ValueError: naming all that do.
+        ValueError: Naming all that do.
     """
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:

@@ -53,7 +53,7 @@ def _flags(parts: Iterable[Sequence[int]]) -> Bool[np.ndarray, " token"]:
 
 
 def joined(parts: Iterable[Sentences]) -> Sentences:
-    """Return the sentences of several, in order."""
+    """The sentences of several, in order."""
     return Sentences(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -80,7 +80,7 @@ Plan = Int32[np.ndarray, "row segment"]
 
 
 def plan(lengths: Int32[np.ndarray, " sent"], *, row_length: int, opening: int = 0) -> Plan:
-    """Return which sentences share rows: each once and whole, with little padding.
+    """Which sentences share rows: each once and whole, with little padding.
 
     The longest sentences are placed first, each into the row with the least room that it
     still fits in, or else into a new one (best-fit decreasing: for many rows at most 11/9
@@ -89,13 +89,13 @@ def plan(lengths: Int32[np.ndarray, " sent"], *, row_length: int, opening: int =
     Cost: row_length / 64 machine words for each sentence, linear otherwise.
 
     Args:
-        lengths: tokens of each sentence.
-        row_length: in tokens.
-        opening: only sentences of more tokens than that have rows made for them; the others
+        lengths: Tokens of each sentence.
+        row_length: In tokens.
+        opening: Only sentences of more tokens than that have rows made for them; the others
             fill what room is left there, and where there is none they are left out.
 
     Raises:
-        ValueError: if there are no sentences, or naming those that are empty or longer
+        ValueError: If there are no sentences, or naming those that are empty or longer
             than a row.
     """
     _refuse_unpackable(lengths, row_length)
@@ -108,12 +108,12 @@ def plan(lengths: Int32[np.ndarray, " sent"], *, row_length: int, opening: int =
 
 
 def fill(sentences: Sentences, planned: Plan, *, row_length: int) -> Rows:
-    """Return the rows of a plan, or of some rows of it.
+    """The rows of a plan, or of some rows of it.
 
     Args:
-        sentences: of the whole plan.
-        planned: what is to be in each row; a row of -1 is all padding.
-        row_length: in tokens.
+        sentences: Of the whole plan.
+        planned: What is to be in each row; a row of -1 is all padding.
+        row_length: In tokens.
     """
     row, slot = np.nonzero(planned >= 0)
     order = planned[row, slot]
@@ -134,7 +134,7 @@ def fill(sentences: Sentences, planned: Plan, *, row_length: int) -> Rows:
 
 
 def row_length(longest: int) -> int:
-    """Return the row length for sentences up to `longest` tokens: a multiple of 128, from 256."""
+    """The row length for sentences up to `longest` tokens: a multiple of 128, from 256."""
     return max(256, -(-longest // 128) * 128)
 
 
@@ -147,9 +147,9 @@ def even_batches(
     padding.
 
     Args:
-        sentences: of which every process has all.
-        batch_tokens: positions computed at a time on each place.
-        places: along "data", of all processes.
+        sentences: Of which every process has all.
+        batch_tokens: Positions computed at a time on each place.
+        places: Along "data", of all processes.
     """
     length = row_length(int(sentences.lengths.max(initial=1)))
     planned = plan(sentences.lengths, row_length=length)
@@ -162,7 +162,7 @@ def even_batches(
 
 
 def _best_fit(lengths: Int[np.ndarray, " sent"], row_length: int, opening: int) -> list[list[int]]:
-    """Return the sentences of every row, in the order in which they were placed."""
+    """The sentences of every row, in the order in which they were placed."""
     members: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(row_length + 1)]
     rooms = 0  # bit r: some row has room for r tokens; so the best fit is the lowest set bit
@@ -185,7 +185,7 @@ def _best_fit(lengths: Int[np.ndarray, " sent"], row_length: int, opening: int) 
 
 
 def _within(counts: Int[np.ndarray, " group"]) -> Int[np.ndarray, " total"]:
-    """Return 0, 1, ..., count - 1 for every group, one group after the other."""
+    """0, 1, ..., count - 1 for every group, one group after the other."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 

@@ -22,7 +22,7 @@ SAMPLE = Path(str(importlib.resources.files("ilo_jax.corpora") / "sample"))
 """The folder of the corpus that comes with the package: 48 everyday sentences."""
 
 SPLITS = ("dev", "devtest")
-"""Of FLORES-200: folders, and suffixes of the files in them."""
+"""Splits of FLORES-200: names of folders, and suffixes of the files in them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Parallel:
     """Sentences in several languages; the i-th sentences of all say the same.
 
     Raises:
-        ValueError: if a language comes twice, languages differ in their number of sentences,
+        ValueError: If a language comes twice, languages differ in their number of sentences,
             there are none, or one is empty.
     """
 
@@ -69,7 +69,7 @@ class Parallel:
 
 
 def sample() -> Parallel:
-    """Return the corpus that comes with the package, in the paper's 31 languages.
+    """The corpus that comes with the package, in the paper's 31 languages.
 
     It is machine-written and unreviewed: good for trying things out and for tests, not for
     claims about languages. See sample/README.md.
@@ -84,7 +84,7 @@ def read(
     sentences: int | None = None,
     split: str = "",
 ) -> Parallel:
-    r"""Return the aligned sentences of a folder or a table.
+    r"""The aligned sentences of a folder or a table.
 
     A folder holds dev/<code>.dev or devtest/<code>.devtest as FLORES-200 does, or such
     files themselves, or <code>.txt; one sentence a line. A table is a .tsv file whose first
@@ -96,14 +96,14 @@ def read(
     nothing else. Any code goes; those of the paper are in `languages.PAPER`.
 
     Args:
-        path: folder, .tsv or .jsonl file.
-        languages: which, and in which order; if none, all, sorted.
-        sentences: how many of each language, from the first on; all if None.
+        path: Folder, .tsv or .jsonl file.
+        languages: Which, and in which order; if none, all, sorted.
+        sentences: How many of each language, from the first on; all if None.
         split: "dev" or "devtest"; empty where there is just one, or none.
 
     Raises:
-        FileNotFoundError: if there is nothing at `path`.
-        ValueError: if `path` is no corpus, lacks what was asked for, or is damaged; the
+        FileNotFoundError: If there is nothing at `path`.
+        ValueError: If `path` is no corpus, lacks what was asked for, or is damaged; the
             message names what and where.
     """
     path = Path(path)
@@ -140,13 +140,13 @@ def _read_table(path: Path, languages: Sequence[str], split: str) -> Parallel:
 
 
 def aligned(codes: Sequence[str], text: Mapping[str, Sequence[str]], source: str) -> Parallel:
-    """Return lines as aligned sentences, white space at their ends dropped."""
+    """Lines as aligned sentences, white space at their ends dropped."""
     sentences = tuple(tuple(line.rstrip() for line in text[code]) for code in codes)
     return Parallel(tuple(codes), sentences, source)
 
 
 def first(corpus: Parallel, count: int) -> Parallel:
-    """Return the first `count` sentences of every language."""
+    """The first `count` sentences of every language."""
     available = len(corpus.sentences[0])
     if not 1 <= count <= available:
         raise ValueError(f"sentences must be in [1, {available}] for {corpus.source}, got {count}")
@@ -155,13 +155,13 @@ def first(corpus: Parallel, count: int) -> Parallel:
 
 
 def _files(folder: Path, suffix: str) -> dict[str, Path]:
-    """Return the files with this suffix, hidden ones left out, by the rest of their name."""
+    """The files with this suffix, hidden ones left out, by the rest of their name."""
     found = sorted(file for file in folder.glob(f"[!.]*.{suffix}") if file.is_file())
     return {file.name.removesuffix(f".{suffix}"): file for file in found}
 
 
 def find_splits(folder: Path) -> dict[str, dict[str, Path]]:
-    """Return {split: {language: file}}; plain text, the split "", counts where there is no other.
+    """{split: {language: file}}; plain text, the split "", counts where there is no other.
 
     A FLORES-200 folder may well have a licence in a text file beside its splits.
     """
@@ -172,7 +172,7 @@ def find_splits(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def choose_split(splits: Collection[str], split: str, path: Path) -> str:
-    """Return the split that was asked for, or else the only one."""
+    """The split that was asked for, or else the only one."""
     if not splits:
         names = sorted(file.name for file in path.iterdir())
         raise ValueError(
@@ -191,7 +191,7 @@ def choose_split(splits: Collection[str], split: str, path: Path) -> str:
 
 
 def choose_languages(asked: Sequence[str], there: Collection[str], source: str) -> list[str]:
-    """Return the languages that were asked for, or else all that are there, sorted."""
+    """The languages that were asked for, or else all that are there, sorted."""
     missing = [code for code in asked if code not in there]
     if missing:
         named = [code + _near(code, sorted(there)) for code in missing]
@@ -203,7 +203,7 @@ def choose_languages(asked: Sequence[str], there: Collection[str], source: str) 
 
 
 def _near(code: str, there: Sequence[str]) -> str:
-    """Return a remark on languages with a similar code, whatever their script; may be empty."""
+    """A remark on languages with a similar code, whatever their script; may be empty."""
     stems = list(dict.fromkeys(name.split("_")[0] for name in there))
     close = difflib.get_close_matches(code.split("_")[0], stems, n=3)
     near = [name for stem in close for name in there if name.split("_")[0] == stem]
@@ -211,7 +211,7 @@ def _near(code: str, there: Sequence[str]) -> str:
 
 
 def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
-    """Return the values of every key of a table of JSON objects, text or not."""
+    """The values of every key of a table of JSON objects, text or not."""
     records, problems = [], []
     for number, line in enumerate(lines, 1):
         try:

@@ -19,7 +19,7 @@ from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.refusals import listed, refuse
 
 VERSION = "1.0.0"
-"""Of the format: a dataset lies in the folder NAME/VERSION, as TFDS has it."""
+"""Version of the format: a dataset lies in the folder NAME/VERSION, as TFDS has it."""
 
 WHOLE = "train"
 """What TFDS calls the only split of a corpus that has none."""
@@ -42,16 +42,16 @@ def prepare(
     languages, and all splits; the split of a corpus without splits is called "train".
 
     Args:
-        source: what `parallel.read` reads, or a .tar.gz, .tgz or .zip archive of such a folder,
+        source: What `parallel.read` reads, or a .tar.gz, .tgz or .zip archive of such a folder,
             on its own or as the only folder in the archive, as in that of FLORES-200.
-        data_dir: where datasets are kept.
-        name: of the dataset: a letter, then letters, digits and underscores, all lower case.
-        most_bytes: that an archive may unpack to.
+        data_dir: Where datasets are kept.
+        name: Of the dataset: a letter, then letters, digits and underscores, all lower case.
+        most_bytes: That an archive may unpack to.
 
     Raises:
-        FileExistsError: if that folder is there already, whatever it holds.
-        FileNotFoundError: if there is nothing at `source`.
-        ValueError: if `name` is not as above; if `source` is no corpus, is damaged, is an
+        FileExistsError: If that folder is there already, whatever it holds.
+        FileNotFoundError: If there is nothing at `source`.
+        ValueError: If `name` is not as above; if `source` is no corpus, is damaged, is an
             archive of anything but plain files inside it or unpacks to more, or its splits differ
             in their languages; the message names what and where.
     """
@@ -79,20 +79,20 @@ def read_prepared(
     sentences: int | None = None,
     split: str = "",
 ) -> Parallel:
-    """Return the aligned sentences of a prepared dataset.
+    """The aligned sentences of a prepared dataset.
 
     They are those that `parallel.read` returns for the corpus that the dataset was prepared
     from, with the same `hash`.
 
     Args:
-        folder: of the dataset, as `prepare` returned it.
-        languages: which, and in which order; if none, all, sorted.
-        sentences: how many of each language, from the first on; all if None.
-        split: one of the dataset's; may be empty where there is just one.
+        folder: Of the dataset, as `prepare` returned it.
+        languages: Which, and in which order; if none, all, sorted.
+        sentences: How many of each language, from the first on; all if None.
+        split: One of the dataset's; may be empty where there is just one.
 
     Raises:
-        FileNotFoundError: if there is nothing at `folder`.
-        ValueError: if `folder` is no dataset of aligned text, lacks what was asked for, or is
+        FileNotFoundError: If there is nothing at `folder`.
+        ValueError: If `folder` is no dataset of aligned text, lacks what was asked for, or is
             damaged; the message names what and where.
     """
     folder = Path(folder)
@@ -117,7 +117,7 @@ def _read_source(source: Path, most_bytes: int) -> dict[str, Parallel]:
 
 
 def _read_splits(source: Path) -> dict[str, Parallel]:
-    """Return {split: corpus} of what `parallel.read` reads, with a name for every split."""
+    """{split: corpus} of what `parallel.read` reads, with a name for every split."""
     splits = parallel.find_splits(source) or [""]
     return {split or WHOLE: parallel.read(source, split=split) for split in splits}
 
@@ -152,7 +152,7 @@ def _refuse_other_languages(corpora: Mapping[str, Parallel], source: Path) -> No
 
 
 def _builder(corpora: Mapping[str, Parallel], *, name: str, data_dir: Path) -> Any:
-    """Return the TFDS builder that writes {split: corpus}, all in the same languages."""
+    """The TFDS builder that writes {split: corpus}, all in the same languages."""
     import numpy as np
     import tensorflow_datasets as tfds
 
@@ -195,8 +195,8 @@ def open_dataset(folder: Path) -> Any:
         The TFDS builder that reads it; what features it has is for the caller to look at.
 
     Raises:
-        FileNotFoundError: if there is nothing at `folder`.
-        ValueError: if it is no prepared dataset, or is damaged.
+        FileNotFoundError: If there is nothing at `folder`.
+        ValueError: If it is no prepared dataset, or is damaged.
     """
     import tensorflow_datasets as tfds
     from google.protobuf import json_format
@@ -239,12 +239,12 @@ def read_features(builder: Any, split: str, source: str) -> list[Any]:
     against one.
 
     Args:
-        builder: from `open_dataset`.
-        split: one of the dataset's.
-        source: what messages call it.
+        builder: From `open_dataset`.
+        split: One of the dataset's.
+        source: What messages call it.
 
     Raises:
-        ValueError: if the files are damaged.
+        ValueError: If the files are damaged.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.proto import tf_example_pb2
@@ -260,7 +260,7 @@ def read_features(builder: Any, split: str, source: str) -> list[Any]:
 
 
 def _sorted(examples: Sequence[Any], source: str) -> list[Any]:
-    """Return the examples in the order of their ids, which must be 0, 1, 2, ..."""
+    """The examples in the order of their ids, which must be 0, 1, 2, ..."""
     by_id = {tuple(example["id"].int64_list.value): example for example in examples}
     missing = [f"none {place}" for place in range(len(examples)) if (place,) not in by_id]
     refuse(f"{source} is damaged: every id must be there, got", missing)
@@ -268,7 +268,7 @@ def _sorted(examples: Sequence[Any], source: str) -> list[Any]:
 
 
 def _texts(examples: Sequence[Any], code: str, source: str) -> list[str]:
-    """Return the sentences of one language."""
+    """The sentences of one language."""
     values = [example[f"text/{code}"].bytes_list.value for example in examples]
     missing = [f"none with id {place}" for place, value in enumerate(values) if not value]
     refuse(f"{source} is damaged: every example must have a text in {code}, got", missing)

@@ -148,7 +148,7 @@ def refuse_unfit(
 
 
 class _Tokens(NamedTuple):
-    """Of one text, or of a piece of it."""
+    """The tokens of one text, or of a piece of it, and what each is for."""
 
     ids: list[int]
     special: list[bool]

@@ -66,7 +66,7 @@ class Slice(NamedTuple):
     settings: IloSettings
     """How each hidden state is scored."""
     dtype: str
-    """Of the computation."""
+    """Name of the dtype that is computed in."""
 
 
 def compiled_slice(

@@ -139,7 +139,7 @@ class AttentionConfig:
     softcap: float | None = None
     """Scores become `softcap * tanh(scores / softcap)`."""
     qk_norm: Norm | None = None
-    """Of queries and keys, before they are rotated."""
+    """Norm of queries and keys, before they are rotated."""
     qk_norm_over: str = "head"
     """What it covers: "head" (weights shared by all heads), "each" (every head has its
     own weights) or "all" (the heads together)."""
@@ -206,7 +206,7 @@ class EmbeddingConfig:
     positions: str = "none"
     """What is added for the position: "none", "learned" or "sinusoidal"."""
     rows: int = 0
-    """Of the learned position table, `offset` included."""
+    """Rows of the learned position table, `offset` included."""
     offset: int = 0
     """Row of the first position."""
     token_types: int = 0
@@ -231,7 +231,7 @@ class HeadConfig:
     scale: float = 1.0
     softcap: float | None = None
     activation: str | None = None
-    """Of the dense layer that a masked language model puts first; None: no such layer."""
+    """Activation of the dense layer that a masked language model puts first; None: no such layer."""
     norm: Norm | None = None
     """After that dense layer."""
 
@@ -260,15 +260,15 @@ class Dropout:
     """What share of values the model's authors dropped in training; nothing is, at inference."""
 
     embedding: float = 0.0
-    """Of the first hidden state."""
+    """Share of the first hidden state."""
     attention: float = 0.0
-    """Of the weights of attention."""
+    """Share of the weights of attention."""
     residual: float = 0.0
-    """Of what attention and MLP add to the residual stream."""
+    """Share of what attention and MLP add to the residual stream."""
     neurons: float = 0.0
-    """Of what the MLP projects down."""
+    """Share of what the MLP projects down."""
     blocks: float = 0.0
-    """Of whole blocks."""
+    """Share of whole blocks."""
 
     def __post_init__(self):
         if odd := [f"{name} {rate}" for name, rate in vars(self).items() if not 0 <= rate < 1]:

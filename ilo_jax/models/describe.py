@@ -22,7 +22,7 @@ SCALINGS = {
     LongScaling: "longrope",
     YarnScaling: "yarn",
 }
-"""Of rotary positions."""
+"""Names of the scalings of rotary positions."""
 
 COVERED = {
     "all": "over all heads",
@@ -33,7 +33,7 @@ COVERED = {
 
 
 def describe(config: ModelConfig) -> dict[str, str]:
-    """Return what a model is made of, by mechanism: attention, positions, norms, and so on."""
+    """What a model is made of, by mechanism: attention, positions, norms, and so on."""
     block = config.blocks[0]
     gated = "gated " if block.mlp.gated else ""
     sees = "causal" if config.causal else "bidirectional"
@@ -54,7 +54,7 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 
 def attention(config: ModelConfig) -> str:
-    """Return heads, windows, and what is done to queries, keys and scores."""
+    """Heads, windows, and what is done to queries, keys and scores."""
     kinds = [block.attention for block in config.blocks]
     first = kinds[0]
     shared = {first.heads: "multi-head", 1: "multi-query"}.get(first.kv_heads, "grouped-query")
@@ -74,7 +74,7 @@ def _usual_scale(kinds: list[AttentionConfig]) -> bool:
 
 
 def positions(config: ModelConfig) -> str:
-    """Return how the model knows where a token stands."""
+    """How the model knows where a token stands."""
     if config.embedding.positions != "none":
         offset = config.embedding.offset
         return config.embedding.positions + (f", from row {offset}" if offset else "")
@@ -94,7 +94,7 @@ def _rope(kind: AttentionConfig) -> str:
 
 
 def norms(config: ModelConfig) -> str:
-    """Return the kind of norm and its place in a block."""
+    """The kind of norm and its place in a block."""
     block = config.blocks[0]
     words = ["RMSNorm" if block.norm.kind == "rms" else "LayerNorm", block.norm_place]
     words += ["weights from one"] if block.norm.from_one else []
@@ -105,7 +105,7 @@ def norms(config: ModelConfig) -> str:
 
 
 def embedding(config: EmbeddingConfig) -> str:
-    """Return what is done to the rows of the token table."""
+    """What is done to the rows of the token table."""
     words = [f"{config.vocab} tokens"]
     words += [f"{config.inner_dim} wide, projected"] if config.inner_dim else []
     words += [f"scaled by {config.scale:.4g}"] if config.scale != 1 else []
@@ -114,7 +114,7 @@ def embedding(config: EmbeddingConfig) -> str:
 
 
 def head(config: HeadConfig) -> str:
-    """Return how scores of the vocabulary come about."""
+    """How scores of the vocabulary come about."""
     if config.kind == "none":
         return "none"
     words = ["tied to the embedding" if config.kind == "tied" else "its own matrix"]

@@ -8,19 +8,19 @@ from ilo_jax.models.layers.spans import compared
 
 
 def block_weights(block: BlockConfig, *, dim: int) -> int:
-    """Return how many weights a token is multiplied with in one block."""
+    """How many weights a token is multiplied with in one block."""
     attention = block.attention
     heads = 2 * attention.heads + 2 * attention.kv_heads
     return dim * (heads * attention.head_dim + (3 if block.mlp.gated else 2) * block.mlp.dim)
 
 
 def pair_flops(block: BlockConfig, row_length: int, *, causal: bool) -> int:
-    """Return the operations of attention's products of tokens with tokens, for a row of a block.
+    """The operations of attention's products of tokens with tokens, for a row of a block.
 
     Args:
-        block: of a model.
-        row_length: in tokens.
-        causal: whether a token sees only itself and those before it.
+        block: Of a model.
+        row_length: In tokens.
+        causal: Whether a token sees only itself and those before it.
     """
     attention = block.attention
     pairs = compared(row_length, causal=causal, window=attention.window)
@@ -28,7 +28,7 @@ def pair_flops(block: BlockConfig, row_length: int, *, causal: bool) -> int:
 
 
 def forward_flops(config: ModelConfig, lengths: Int[np.ndarray, " sent"]) -> int:
-    """Return the operations that the hidden states of sentences need, the head left out.
+    """The operations that the hidden states of sentences need, the head left out.
 
     Two for each weight and token; and in attention four for each pair of tokens of a sentence
     (of a window, where there is one) and dimension of a head: masked pairs count too, as in
@@ -36,8 +36,8 @@ def forward_flops(config: ModelConfig, lengths: Int[np.ndarray, " sent"]) -> int
     is what padding and packing add: this is what the model needs, not what is computed.
 
     Args:
-        config: of the model.
-        lengths: tokens of each sentence.
+        config: Of the model.
+        lengths: Tokens of each sentence.
     """
     lengths = np.asarray(lengths, np.int64)
     inner = config.embedding.inner_dim

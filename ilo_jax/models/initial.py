@@ -17,16 +17,16 @@ ADDED = re.compile(r"layers/\d+/(attn/o|mlp/down)/kernel")
 def initial_weights(
     config: ModelConfig, shapes: Mapping[str, jax.ShapeDtypeStruct], key: jax.Array
 ) -> dict[str, jax.Array]:
-    """Return random matrices and tables by path; norms and biases start as their layers have them.
+    """Random matrices and tables by path; norms and biases start as their layers have them.
 
     Each is normal, with mean 0 and the spread of `config.init`, and depends on the key and its
     path alone. Source: `_init_weights` of each family in `transformers`. That also zeroes the row
     of the padding token, which no packed row has: here it is drawn like the others.
 
     Args:
-        config: of the model.
-        shapes: shape and dtype of every weight, by path.
-        key: of all of them.
+        config: Of the model.
+        shapes: Shape and dtype of every weight, by path.
+        key: Of all of them.
     """
     drawn = {}
     for path, like in shapes.items():

@@ -27,18 +27,18 @@ def predicted(rows: Rows) -> Bool[Array, "row seq"]:
 def next_token_losses(
     model: Transformer, final: Float[Array, "row seq dim"], rows: Rows
 ) -> Float[Array, "row seq"]:
-    """Return the cross-entropy of the next token at each place, in nats; 0 where not `predicted`.
+    """The cross-entropy of the next token at each place, in nats; 0 where not `predicted`.
 
     Computed in float32, some positions at a time, so that the scores of the whole vocabulary
     are never held for all positions of a large batch.
 
     Args:
-        model: causal, with a head.
-        final: its last hidden state.
-        rows: what it was computed from.
+        model: Causal, with a head.
+        final: Its last hidden state.
+        rows: What it was computed from.
 
     Raises:
-        ValueError: if the checkpoint has no head.
+        ValueError: If the checkpoint has no head.
     """
     following = jnp.roll(rows.tokens, -1, axis=1)
     losses = _in_parts(model, final, following)
@@ -48,7 +48,7 @@ def next_token_losses(
 def _in_parts(
     model: Transformer, final: Float[Array, "row seq dim"], wanted: Int[Array, "row seq"]
 ) -> Float[Array, "row seq"]:
-    """Return the cross-entropy of the wanted tokens, by as few parts of the rows as may be."""
+    """The cross-entropy of the wanted tokens, by as few parts of the rows as may be."""
 
     def cross_entropy(part: tuple[Array, Array]) -> Array:
         hidden, tokens = part

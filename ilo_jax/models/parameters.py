@@ -18,25 +18,25 @@ Weights = dict[str, jax.Array]
 
 
 def build(config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Transformer:
-    """Return a model from scratch, its weights drawn as the authors of its family draw them."""
+    """A model from scratch, its weights drawn as the authors of its family draw them."""
     key, model = rngs.params(), Transformer(config, dtype=dtype, rngs=rngs)
     put(model, weights(model) | initial_weights(config, shapes(model), key))
     return model
 
 
 def abstract(config: ModelConfig, *, dtype: DTypeLike, mesh: Mesh | None = None) -> Transformer:
-    """Return the model of a configuration with shapes in place of its weights.
+    """The model of a configuration with shapes in place of its weights.
 
     Args:
-        config: of the model.
-        dtype: of the weights and of the computation.
-        mesh: on which the weights will lie; None: on one device.
+        config: Of the model.
+        dtype: Of the weights and of the computation.
+        mesh: On which the weights will lie; None: on one device.
     """
     return nnx.eval_shape(lambda: Transformer(config, dtype=dtype, mesh=mesh, rngs=nnx.Rngs(0)))
 
 
 def shapes(model: Transformer) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return shape and dtype of every weight of a model, which may be abstract, by path."""
+    """Shape and dtype of every weight of a model, which may be abstract, by path."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return {
         "/".join(map(str, keys)): jax.ShapeDtypeStruct(variable.shape, variable.dtype)
@@ -45,7 +45,7 @@ def shapes(model: Transformer) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def weights(model: Transformer) -> Weights:
-    """Return every weight of a model by its path, such as "layers/3/attn/q/kernel"."""
+    """Every weight of a model by its path, such as "layers/3/attn/q/kernel"."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return {"/".join(map(str, keys)): variable.get_value() for keys, variable in flat}
 
@@ -61,11 +61,11 @@ def _filled(state: nnx.State, arrays: Mapping[str, jax.Array]) -> nnx.State:
 
 
 def assembled(like: Transformer, arrays: Mapping[str, jax.Array]) -> Transformer:
-    """Return a new model of the configuration of another, which may be abstract.
+    """A new model of the configuration of another, which may be abstract.
 
     Args:
-        like: gives the structure, and the dtype of the computation.
-        arrays: every weight by its path; under `jax.jit` they may be traced.
+        like: Gives the structure, and the dtype of the computation.
+        arrays: Every weight by its path; under `jax.jit` they may be traced.
     """
     graph, state = nnx.split(like)
     return nnx.merge(graph, _filled(state, arrays))
@@ -74,15 +74,15 @@ def assembled(like: Transformer, arrays: Mapping[str, jax.Array]) -> Transformer
 def assembler(
     config: ModelConfig, mesh: Mesh, *, dtype: DTypeLike
 ) -> Callable[[Mapping[str, jax.Array]], Transformer]:
-    """Return the function from all weights by path to the model that computes with them.
+    """The function from all weights by path to the model that computes with them.
 
     It is for use under `jax.jit`, with the weights an argument: then they are no part of what
     is compiled, and a copy of them in `dtype` lives only as long as it is needed.
 
     Args:
-        config: of the models.
-        mesh: on which the weights lie.
-        dtype: to compute in, whatever that of the weights.
+        config: Of the models.
+        mesh: On which the weights lie.
+        dtype: To compute in, whatever that of the weights.
     """
     like = abstract(config, dtype=dtype, mesh=mesh)
 
@@ -93,7 +93,7 @@ def assembler(
 
 
 def axis_counts(config: ModelConfig) -> dict[str, int]:
-    """Return how many parts each axis that a mesh may split has."""
+    """How many parts each axis that a mesh may split has."""
     block = config.blocks[0]
     return {
         "head": block.attention.heads,
@@ -104,12 +104,12 @@ def axis_counts(config: ModelConfig) -> dict[str, int]:
 
 
 def shardings(model: Transformer, mesh: AnyMesh, *, fsdp: bool) -> dict[str, NamedSharding]:
-    """Return how every weight of a model, which may be abstract, lies on a mesh.
+    """How every weight of a model, which may be abstract, lies on a mesh.
 
     Args:
-        model: of which only shapes are looked at.
-        mesh: with axes "data" and "model".
-        fsdp: whether weights are also split over "data".
+        model: Of which only shapes are looked at.
+        mesh: With axes "data" and "model".
+        fsdp: Whether weights are also split over "data".
     """
     counts = axis_counts(model.config)
     return {

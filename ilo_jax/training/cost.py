@@ -19,7 +19,7 @@ class Cost(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Of both."""
+        """Operations of a step, forwards and backwards."""
         return self.forward + self.backward
 
 

@@ -11,11 +11,11 @@ def refuse_dropout(config: ModelConfig, *, waived: bool) -> None:
     another training, and must be asked for.
 
     Args:
-        config: of the model.
-        waived: whether to train without it.
+        config: Of the model.
+        waived: Whether to train without it.
 
     Raises:
-        ValueError: naming the rates.
+        ValueError: Naming the rates.
     """
     rates = config.dropout.rates
     if rates and not waived:

@@ -30,7 +30,7 @@ class KeptStates(NamedTuple):
     states: np.ndarray
     """ "row seq dim", in memory or mapped from a file."""
     numbers: Int[np.ndarray, " row"]
-    """Of the rows in the text, ascending."""
+    """Numbers of these rows in the text, ascending."""
 
     def at(self, order: Order, step: int, mesh: Mesh) -> Float[Array, "part row seq dim"]:
         """The states of a step's rows on the devices; those of padding are 0."""

@@ -22,9 +22,9 @@ class Logged(NamedTuple):
     step: int
     """Its number, from 1."""
     loss: float
-    """Of its batch before the update, in nats."""
+    """Loss of the step's batch before the update, in the unit of the loss."""
     count: int
-    """Of what the loss is the mean of."""
+    """How much counted in the loss."""
     gradient_norm: float
     seconds: float
     """Since the step before was through."""

@@ -41,11 +41,11 @@ class Order(NamedTuple):
     """
 
     rows: int
-    """Of the text."""
+    """Number of rows of the text."""
     parts: int
-    """Of a batch: their gradients are added up."""
+    """Number of parts of a batch, whose gradients are added up."""
     part_rows: int
-    """Of each part, on all devices."""
+    """Number of rows of each part, on all devices."""
     seed: int
 
     @property

@@ -66,7 +66,7 @@ class Learner(NamedTuple):
     steps: int
     """How many there are in all."""
     seed: int = 0
-    """Of the random keys that the loss is given."""
+    """Seed of the random keys that the loss is given."""
     mesh: Mesh | None = None
     """Where everything lies; None: all devices, along "data"."""
 

@@ -83,7 +83,7 @@ def _stored(store: Store, tap: Tap) -> np.ndarray:
 
 
 def planned(work: Work) -> tuple[Schedule, list[tuple[int, Batch]]]:
-    """Return how `extract` goes about the sentences, and its batches, each with its kind of row."""
+    """How `extract` goes about the sentences, and its batches, each with its kind of row."""
     plan = extraction.planned(
         work.model.config,
         dict(enumerate(work.sentences)),
@@ -175,7 +175,7 @@ def all_products(
     attentions: Sequence[AttentionConfig],
     causal: bool,
 ) -> jax.Array:
-    """Return a number that every product of every block has a part in."""
+    """A number that every product of every block has a part in."""
     update = jnp.zeros_like(hidden)
     for kernels, attention in zip(weights, attentions, strict=True):
         # A block waits for the one before, of which so little is added that nothing overflows.
@@ -187,7 +187,7 @@ def all_products(
 def block_products(
     hidden: jax.Array, kernels: Mapping[str, jax.Array], config: AttentionConfig, *, causal: bool
 ) -> jax.Array:
-    """Return what a block's matrices, and its products of tokens with tokens, make of a state."""
+    """What a block's matrices, and its products of tokens with tokens, make of a state."""
     precision = matmul_precision(hidden.dtype)
     multiply = partial(jnp.matmul, precision=precision)
     product = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)

@@ -31,7 +31,7 @@ class Found(NamedTuple):
     redone: Any = None
     """True for each point that was searched for again."""
     ilo: Any = None
-    """Of each language."""
+    """ILO of each language."""
 
 
 Search = Callable[[], Found]
@@ -164,5 +164,5 @@ FLOORS = ("products", "products-bfloat16")
 
 
 def absent(names: list[str]) -> list[str]:
-    """Return those whose package is not installed."""
+    """Those whose package is not installed."""
     return [n for n in names if n in NEEDS and importlib.util.find_spec(NEEDS[n]) is None]

@@ -18,7 +18,7 @@ from experiments.bench.rivals.work import Work
 BATCH_SIZES = (8, 16, 32, 64)
 """In sentences, of which torch gets the one that it is fastest with."""
 TRIED = 3
-"""Of the sentences sorted by length, so many stretches are used to find out."""
+"""How many stretches of the sentences, sorted by length, are used to find out."""
 
 
 def use_all_cores() -> int:
@@ -69,7 +69,7 @@ def best(work: Work) -> Search:
 
 
 def padded(ids: Sequence[np.ndarray], size: int) -> list[tuple[Any, Any]]:
-    """Return batches of token ids, and of what is True where there is a token."""
+    """Batches of token ids, and of what is True where there is a token."""
     import torch
 
     batches = []
@@ -82,7 +82,7 @@ def padded(ids: Sequence[np.ndarray], size: int) -> list[tuple[Any, Any]]:
 
 
 def pooled(model: Any, batches: Sequence[tuple[Any, Any]]) -> list[Any]:
-    """Return the means over tokens, "layer sent dim" of each batch, on the host."""
+    """The means over tokens, "layer sent dim" of each batch, on the host."""
     import torch
 
     found = []
@@ -98,11 +98,11 @@ def pooled(model: Any, batches: Sequence[tuple[Any, Any]]) -> list[Any]:
 
 
 def fastest_size(work: Work, ids: Sequence[np.ndarray]) -> int:
-    """Return the size of batches with which torch is fastest, tried on some of the sentences.
+    """The size of batches with which torch is fastest, tried on some of the sentences.
 
     Args:
-        work: of which torch's model is used.
-        ids: of each sentence, sorted by length.
+        work: Of which torch's model is used.
+        ids: Of each sentence, sorted by length.
     """
     stretch = max(BATCH_SIZES)
     last = max(0, math.ceil(len(ids) / stretch) - 1)

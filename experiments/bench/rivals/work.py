@@ -54,17 +54,17 @@ class Work(NamedTuple):
     """Sentences, and a model twice: as ours and as torch's."""
 
     name: str
-    """Of the model."""
+    """Name of the model."""
     model: Transformer
     theirs: Any
     """The same in `transformers`."""
     mesh: Mesh
-    """Of one device."""
+    """Mesh of one device."""
     languages: Sequence[str]
     sentences: Sequence[Sentences]
-    """Of each language, of which all have as many."""
+    """Token ids of each language's sentences, of which all have as many."""
     dtype: str
-    """Of the weights and of the computation."""
+    """Type of the weights and of the computation."""
     batch_tokens: int
     """Ours, as `experiments.extract` has it."""
     torch_batch: int
@@ -83,7 +83,7 @@ class Work(NamedTuple):
         return np.concatenate([each.lengths for each in self.sentences])
 
     def ids(self) -> list[np.ndarray]:
-        """Return the token ids of each sentence of all languages."""
+        """The token ids of each sentence of all languages."""
         tokens = np.concatenate([each.tokens for each in self.sentences])
         return np.split(tokens.astype(np.int64), np.cumsum(self.lengths)[:-1])
 
@@ -97,20 +97,20 @@ def prepare(
     torch_batch: int,
     scratch: Path,
 ) -> Work:
-    """Return a corpus and a model, or a shape with random weights, as something to do.
+    """A corpus and a model, or a shape with random weights, as something to do.
 
     Args:
-        source: which of both; of the model only the tokenizer, if weights are random.
+        source: Which of both; of the model only the tokenizer, if weights are random.
         random: None, or one of `RANDOM`.
-        dtype: of the weights and of the computation.
+        dtype: Of the weights and of the computation.
         batch_tokens: ours.
-        torch_batch: torch's, in sentences; 0: the best of a few.
-        scratch: folder for what is stored.
+        torch_batch: Torch's, in sentences; 0: the best of a few.
+        scratch: Folder for what is stored.
 
     Raises:
-        ImportError: if torch, or the sample model's package, is not installed.
-        OSError: if a file is absent.
-        ValueError: if the corpus or the model cannot be used.
+        ImportError: If torch, or the sample model's package, is not installed.
+        OSError: If a file is absent.
+        ValueError: If the corpus or the model cannot be used.
     """
     corpus, folder = read_corpus(source), open_folder(source.model)
     name, config = folder.name, folder.config
@@ -127,19 +127,19 @@ def prepare(
 
 
 def random_ids(sentences: Sentences, vocab: int, rng: np.random.Generator) -> Sentences:
-    """Return sentences of the same lengths, made up of any tokens."""
+    """Sentences of the same lengths, made up of any tokens."""
     tokens = rng.integers(0, vocab, len(sentences.tokens), np.int32)
     return sentences._replace(tokens=tokens)
 
 
 def stored_model(folder: Folder, dtype: str) -> tuple[Transformer, Any]:
-    """Return the model of a folder, as ours and as torch's."""
+    """The model of a folder, as ours and as torch's."""
     ours = loading.load(folder, mesh=make_mesh(data=1), dtype=jnp.dtype(dtype))
     return ours, torch_model(folder.path, dtype)
 
 
 def random_model(raw: Mapping[str, Any], dtype: str) -> tuple[Transformer, Any]:
-    """Return a model with random weights that never leave the device, as ours and as torch's."""
+    """A model with random weights that never leave the device, as ours and as torch's."""
     config, mesh = read_config(raw), make_mesh(data=1)
     ours = parameters.abstract(config, dtype=jnp.dtype(dtype), mesh=mesh)
     lies = parameters.shardings(ours, mesh, fsdp=False)
@@ -154,7 +154,7 @@ def random_model(raw: Mapping[str, Any], dtype: str) -> tuple[Transformer, Any]:
 
 
 def torch_model(folder: Path, dtype: str) -> Any:
-    """Return the model of a folder, where torch computes."""
+    """The model of a folder, where torch computes."""
     import torch
     from transformers import AutoModel
     from transformers.utils import logging
@@ -167,12 +167,12 @@ def torch_model(folder: Path, dtype: str) -> Any:
 
 
 def torch_like(raw: Mapping[str, Any], weights: Iterable[tuple[str, jax.Array]], dtype: str) -> Any:
-    """Return the model of a configuration, made where torch computes.
+    """The model of a configuration, made where torch computes.
 
     Args:
-        raw: as config.json has it.
-        weights: all that it has, by their names in `transformers`.
-        dtype: of the weights.
+        raw: As config.json has it.
+        weights: All that it has, by their names in `transformers`.
+        dtype: Of the weights.
     """
     import torch
     from transformers import AutoConfig, AutoModel
@@ -188,14 +188,14 @@ def torch_like(raw: Mapping[str, Any], weights: Iterable[tuple[str, jax.Array]],
 
 
 def torch_device() -> str:
-    """Return where torch computes."""
+    """Where torch computes."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def bare(model: Any) -> Any:
-    """Return a model that computes only what is asked of it."""
+    """A model that computes only what is asked of it."""
     model.config.use_cache = False
     if hasattr(model, "pooler"):
         model.pooler = None

@@ -17,7 +17,7 @@ class Cloud(NamedTuple):
     points: Float[Array, "point dim"]
     """Around their mean; 0 where unusable."""
     squared_norm: Float[Array, " point"]
-    """Of each point."""
+    """Squared norm of each point."""
     usable: Bool[Array, " point"]
     """False for a point that is left out."""
 

@@ -20,7 +20,7 @@ DTYPES: dict[str, type] = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
 }
-"""Of weights, as safetensors calls them."""
+"""Types of weights, by what safetensors calls them."""
 
 SAMPLE = 64
 """Bytes of each end of a tensor that tell checkpoints apart."""
@@ -29,11 +29,11 @@ INDEX = "model.safetensors.index.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model folder.
+    """The safetensors files of a model folder.
 
     Raises:
-        FileNotFoundError: if there are none, or the index names one that is absent.
-        ValueError: if the index is damaged, or names files of other folders.
+        FileNotFoundError: If there are none, or the index names one that is absent.
+        ValueError: If the index is damaged, or names files of other folders.
     """
     index = folder / INDEX
     if index.is_file():
@@ -64,10 +64,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """Return which file holds each tensor.
+    """Which file holds each tensor.
 
     Raises:
-        ValueError: for a file that is truncated or not safetensors, or a tensor that
+        ValueError: For a file that is truncated or not safetensors, or a tensor that
             two files hold.
     """
     where: dict[str, Path] = {}
@@ -97,7 +97,7 @@ class Mapped:
         self.header = json.loads(self.pages[8 : self.start].tobytes())
 
     def sample(self) -> bytes:
-        """Return the header and a few bytes of every tensor: other weights, other bytes."""
+        """The header and a few bytes of every tensor: other weights, other bytes."""
         parts = [json.dumps(self.header, sort_keys=True).encode()]
         for name in sorted(set(self.header) - {"__metadata__"}):
             first, last = (self.start + offset for offset in self.header[name]["data_offsets"])
@@ -106,10 +106,10 @@ class Mapped:
         return b"".join(parts)
 
     def tensor(self, name: str) -> Shaped[np.ndarray, "..."]:
-        """Return one tensor, not to be written to.
+        """One tensor, not to be written to.
 
         Raises:
-            ValueError: if it is not of a dtype that weights have.
+            ValueError: If it is not of a dtype that weights have.
         """
         entry = self.header[name]
         if entry["dtype"] not in DTYPES:
@@ -121,7 +121,7 @@ class Mapped:
 
 
 def split_by_size(sizes: Mapping[str, int], *, most: int) -> list[list[str]]:
-    """Return the tensors of each file, in order: at most `most` bytes, or a single tensor."""
+    """The tensors of each file, in order: at most `most` bytes, or a single tensor."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -143,14 +143,14 @@ def write_tensors(
     """Write tensors as one safetensors file, or several with an index.
 
     Args:
-        folder: to write into; None on a process that only takes part in gathering.
-        sizes: of all tensors, in bytes.
-        tensor: gives one; asked for each in turn, a file's worth is held at a time.
-        most: bytes in one file.
+        folder: To write into; None on a process that only takes part in gathering.
+        sizes: Of all tensors, in bytes.
+        tensor: Gives one; asked for each in turn, a file's worth is held at a time.
+        most: Bytes in one file.
 
     Raises:
-        OSError: if a file cannot be written.
-        RuntimeError: if it cannot on another process.
+        OSError: If a file cannot be written.
+        RuntimeError: If it cannot on another process.
     """
     groups = split_by_size(sizes, most=most)
     files = dict(zip(_file_names(len(groups)), groups, strict=True))

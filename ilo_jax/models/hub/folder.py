@@ -35,8 +35,8 @@ class Folder:
         """The folder's tokenizer, by `transformers`; no code of the folder is run.
 
         Raises:
-            OSError: if the folder has none.
-            ValueError: if it has one that needs code of its own.
+            OSError: If the folder has none.
+            ValueError: If it has one that needs code of its own.
         """
         from transformers import AutoTokenizer
 
@@ -56,9 +56,9 @@ class Folder:
         The first process hashes and tells the others: all of them must ask, the first time.
 
         Raises:
-            FileNotFoundError: if there are no weights.
-            RuntimeError: if the first process could not hash them.
-            ValueError: if their index is damaged.
+            FileNotFoundError: If there are no weights.
+            RuntimeError: If the first process could not hash them.
+            ValueError: If their index is damaged.
         """
         digests = by_first(
             lambda: json.dumps(_hashed(self.path)).encode(), what=f"hashing {self.path}"
@@ -67,18 +67,18 @@ class Folder:
 
 
 def open_folder(model: str | Path) -> Folder:
-    """Return the opened folder of a model; if it fails on any process, it fails on all.
+    """The opened folder of a model; if it fails on any process, it fails on all.
 
     Args:
-        model: a folder, a hub id "owner/name" (optionally "owner/name@revision"), which is
+        model: A folder, a hub id "owner/name" (optionally "owner/name@revision"), which is
             fetched, or "sample": multilingual-e5-small.
 
     Raises:
-        FileNotFoundError: if there is none, or it has no config.json.
-        ModuleNotFoundError: if the sample model is asked for, and its package not installed.
-        OSError: if the sample model cannot be written.
-        RuntimeError: if another process could not open it.
-        ValueError: if config.json is damaged, or not one that we read.
+        FileNotFoundError: If there is none, or it has no config.json.
+        ModuleNotFoundError: If the sample model is asked for, and its package not installed.
+        OSError: If the sample model cannot be written.
+        RuntimeError: If another process could not open it.
+        ValueError: If config.json is damaged, or not one that we read.
     """
     return together(lambda: _opened(model), what=f"opening {model}")
 

@@ -35,7 +35,7 @@ def _all_finite(array: jax.Array) -> jax.Array:
 def _place(
     file: Mapped, source: Source, like: jax.ShapeDtypeStruct, sharding: NamedSharding
 ) -> jax.Array:
-    """Return one weight on its devices, each distinct shard read once."""
+    """One weight on its devices, each distinct shard read once."""
     tensor, expected = file.tensor(source.tensor), source.shape(like.shape)
     if tensor.shape != expected:
         raise ValueError(
@@ -59,22 +59,22 @@ def _place(
 def load(
     folder: Folder, *, mesh: Mesh, fsdp: bool = False, dtype: DTypeLike = jnp.float32
 ) -> Transformer:
-    """Return the model of a folder, its weights cast to `dtype` and placed on a mesh.
+    """The model of a folder, its weights cast to `dtype` and placed on a mesh.
 
     Weights stream tensor by tensor from the files to the devices. All processes of the
     mesh must call it, and each reads only what its own devices hold. What the family
     declares as derived or unused is named in the log.
 
     Args:
-        folder: with *.safetensors (single, or sharded with an index); see `open_folder`.
-        mesh: with axes "data" and "model"; `ilo_jax.sharding.RULES` says how weights lie.
-        fsdp: whether weights are also split over "data".
-        dtype: of the weights and of the computation: float32, bfloat16 or float16.
+        folder: With *.safetensors (single, or sharded with an index); see `open_folder`.
+        mesh: With axes "data" and "model"; `ilo_jax.sharding.RULES` says how weights lie.
+        fsdp: Whether weights are also split over "data".
+        dtype: Of the weights and of the computation: float32, bfloat16 or float16.
 
     Raises:
-        FileNotFoundError: if a file is absent, or only pickled weights are there.
-        RuntimeError: if another process could not, or has another model in its folder.
-        ValueError: for a tensor that is missing, unexpected, misshapen or not finite; for a
+        FileNotFoundError: If a file is absent, or only pickled weights are there.
+        RuntimeError: If another process could not, or has another model in its folder.
+        ValueError: For a tensor that is missing, unexpected, misshapen or not finite; for a
             damaged file; for another dtype.
     """
     opened = together(lambda: _open(folder, mesh, dtype), what=f"opening {folder.path}")
@@ -94,13 +94,13 @@ class _Opened(NamedTuple):
     """Shapes in place of weights."""
     found: dict[str, Source]
     files: dict[str, Mapped]
-    """Of every tensor."""
+    """File of every tensor."""
     digest: bytes
-    """Of config.json, of what the files hold where, and of a few bytes of every tensor."""
+    """Digest of config.json, of what the files hold where, and of a few bytes of every tensor."""
 
 
 def _open(folder: Folder, mesh: Mesh, dtype: DTypeLike) -> _Opened:
-    """Return the folder with every tensor accounted for."""
+    """The folder with every tensor accounted for."""
     if jnp.dtype(dtype).name not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {jnp.dtype(dtype).name}")
     config, family = folder.config, folder.family
@@ -127,7 +127,7 @@ def _open(folder: Folder, mesh: Mesh, dtype: DTypeLike) -> _Opened:
 
 
 def _place_all(opened: _Opened, lies: Mapping[str, NamedSharding]) -> dict[str, jax.Array]:
-    """Return every weight on its devices, all of them finite."""
+    """Every weight on its devices, all of them finite."""
     placed, finite = {}, {}
     likes = parameters.shapes(opened.model)
     for path, like in tqdm(likes.items(), desc="loading", unit="weight", disable=None):

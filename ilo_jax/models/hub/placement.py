@@ -31,7 +31,7 @@ class Source(NamedTuple):
 
     tensor: str
     axis: int
-    """Of our weight, along which it is a part of the tensor's."""
+    """Axis of our weight along which it is a part of the tensor's."""
     transposed: bool
     """Whether the tensor is [out, in] where ours is [in, out]."""
     groups: int
@@ -43,7 +43,7 @@ class Source(NamedTuple):
     """All rows of each group."""
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the whole tensor, of which a weight of shape `ours` is a part."""
+        """The shape of the whole tensor, of which a weight of shape `ours` is a part."""
         sizes = list(ours)
         sizes[self.axis] = self.groups * self.total
         return tuple(sizes[::-1] if self.transposed else sizes)
@@ -63,7 +63,7 @@ class Source(NamedTuple):
             yield tuple(index[::-1] if self.transposed else index)
 
     def read(self, tensor: Shaped[np.ndarray, "..."], ours: Index) -> Shaped[np.ndarray, "..."]:
-        """Return a block of our weight: a view of the tensor, if it is in one piece."""
+        """A block of our weight: a view of the tensor, if it is in one piece."""
         pieces = [tensor[index] for index in self.pieces(ours)]
         if len(pieces) == 1:
             return pieces[0].T if self.transposed else pieces[0]
@@ -84,12 +84,12 @@ class Source(NamedTuple):
 def sources(
     family: Family, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Source]:
-    """Return where each of our weights is, by its path, in a checkpoint with a task head.
+    """Where each of our weights is, by its path, in a checkpoint with a task head.
 
     Args:
-        family: whose names are used.
-        config: of the model.
-        shapes: of our weights, by path.
+        family: Whose names are used.
+        config: Of the model.
+        shapes: Of our weights, by path.
     """
     owners: dict[str, dict[str, int]] = {}
     for path in _in_table_order(shapes, family):
@@ -120,7 +120,7 @@ def _in_table_order(paths: Iterable[str], family: Family) -> list[str]:
 
 
 def _axis(path: str) -> int:
-    """Return our axis of the outputs."""
+    """Our axis of the outputs."""
     return 1 if path.endswith("/kernel") else 0
 
 
@@ -129,7 +129,7 @@ def _module(path: str) -> str:
 
 
 def _tensor(path: str, family: Family, *, own_head: bool) -> str:
-    """Return the name of the tensor that a weight is a part of.
+    """The name of the tensor that a weight is a part of.
 
     The bias of a head with a matrix of its own is that matrix's: what a masked language model
     shares, it shares with the embedding, weight and bias together.
@@ -141,7 +141,7 @@ def _tensor(path: str, family: Family, *, own_head: bool) -> str:
 
 
 def by_tensor(found: Mapping[str, Source]) -> dict[str, dict[str, Source]]:
-    """Return the parts of every tensor: its weights' paths, and their places in it."""
+    """The parts of every tensor: its weights' paths, and their places in it."""
     parts: dict[str, dict[str, Source]] = {}
     for path, source in found.items():
         parts.setdefault(source.tensor, {})[path] = source
@@ -151,7 +151,7 @@ def by_tensor(found: Mapping[str, Source]) -> dict[str, dict[str, Source]]:
 def join(
     weights: Mapping[str, Shaped[np.ndarray, "..."]], parts: Mapping[str, Source]
 ) -> Shaped[np.ndarray, "..."]:
-    """Return a tensor of a checkpoint, put together from the weights that are its parts."""
+    """A tensor of a checkpoint, put together from the weights that are its parts."""
     path, source = next(iter(parts.items()))
     tensor = np.empty(source.shape(weights[path].shape), weights[path].dtype)
     for path, source in parts.items():
@@ -160,12 +160,12 @@ def join(
 
 
 def is_bare(names: Iterable[str], family: Family) -> bool:
-    """Return whether a checkpoint leaves out the family's prefix."""
+    """Whether a checkpoint leaves out the family's prefix."""
     return not any(name.startswith(family.prefix) for name in names)
 
 
 def without_prefix(found: Mapping[str, Source], family: Family) -> dict[str, Source]:
-    """Return the sources in a checkpoint of the bare backbone."""
+    """The sources in a checkpoint of the bare backbone."""
     return {
         path: source._replace(tensor=source.tensor.removeprefix(family.prefix))
         for path, source in found.items()
@@ -175,16 +175,16 @@ def without_prefix(found: Mapping[str, Source], family: Family) -> dict[str, Sou
 def account(
     found: Mapping[str, Source], family: Family, tensors: Mapping[str, Path], *, head: str
 ) -> tuple[dict[str, Source], list[str]]:
-    """Return the sources under the names that a checkpoint has, and the tensors left over.
+    """The sources under the names that a checkpoint has, and the tensors left over.
 
     Args:
-        found: where each weight should be, in a checkpoint with a task head.
-        family: its prefix, its older names, and what it ignores.
-        tensors: the file of every tensor there is.
-        head: the kind of the model's head.
+        found: Where each weight should be, in a checkpoint with a task head.
+        family: Its prefix, its older names, and what it ignores.
+        tensors: The file of every tensor there is.
+        head: The kind of the model's head.
 
     Raises:
-        ValueError: naming every tensor that is missing, and every one that is unexpected.
+        ValueError: Naming every tensor that is missing, and every one that is unexpected.
     """
     if is_bare(tensors, family):
         found = without_prefix(found, family)
@@ -209,7 +209,7 @@ def refuse_other_head(
     """Stop if a head that config.json calls tied is in the file, and is not the embedding.
 
     Raises:
-        ValueError: naming both tensors.
+        ValueError: Naming both tensors.
     """
     table = found["embed/tokens/embedding"].tensor
     own = f"{family.names['head/out'].module}.weight"
@@ -226,7 +226,7 @@ def refuse_other_head(
 
 
 def _spelled(tensor: str, family: Family, tensors: Mapping[str, Path]) -> str:
-    """Return the name that the checkpoint has for a tensor: an older one, if need be."""
+    """The name that the checkpoint has for a tensor: an older one, if need be."""
     if tensor in tensors:
         return tensor
     older = (
@@ -236,7 +236,7 @@ def _spelled(tensor: str, family: Family, tensors: Mapping[str, Path]) -> str:
 
 
 def _unused_head(family: Family, head: str) -> list[str]:
-    """Return patterns of the tensors of a head that is tied, or not there."""
+    """Patterns of the tensors of a head that is tied, or not there."""
     modules = [place.module for ours, place in family.names.items() if ours.startswith("head")]
     tied = [family.names["head/out"].module + ".weight"]
     if head == "none":

@@ -16,17 +16,17 @@ FETCHED = ["config.json", "model*.safetensors", "model.safetensors.index.json", 
 
 
 def resolve(model: str) -> Path:
-    """Return the local folder of a model, fetching it from the hub if it is an id.
+    """The local folder of a model, fetching it from the hub if it is an id.
 
     Args:
-        model: a folder, a hub id "owner/name" (optionally "owner/name@revision"), or "sample":
+        model: A folder, a hub id "owner/name" (optionally "owner/name@revision"), or "sample":
             multilingual-e5-small, which is made where it is not yet.
 
     Raises:
-        FileNotFoundError: if it is neither, or the hub does not answer for it.
-        ModuleNotFoundError: if the sample model's package is not installed.
-        OSError: if the sample model cannot be written.
-        ValueError: if its package is not the one that we know.
+        FileNotFoundError: If it is neither, or the hub does not answer for it.
+        ModuleNotFoundError: If the sample model's package is not installed.
+        OSError: If the sample model cannot be written.
+        ValueError: If its package is not the one that we know.
     """
     if model == "sample":
         return e5_small.folder()
@@ -47,5 +47,5 @@ def resolve(model: str) -> Path:
 
 
 def matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """Return the files, not the folders, that any of the patterns fits."""
+    """The files, not the folders, that any of the patterns fits."""
     return sorted({f for pattern in patterns for f in folder.glob(pattern) if f.is_file()})

@@ -41,21 +41,21 @@ def save(
     writes, into a folder beside, which takes its name when it is whole.
 
     Args:
-        model: whose weights may lie on a mesh.
-        folder: to be made; its parent must be there.
-        raw: a config.json of the model, parsed: that of the folder it was loaded from
+        model: Whose weights may lie on a mesh.
+        folder: To be made; its parent must be there.
+        raw: A config.json of the model, parsed: that of the folder it was loaded from
             (`Folder.raw`), or the one that it was made from. What it says of the vocabulary's
             size, of the head (tied, own or none) and of dtype is brought up to the model's.
-        beside: a folder whose tokenizer, settings of generation and licences are carried
+        beside: A folder whose tokenizer, settings of generation and licences are carried
             along; None: none are.
-        file_bytes: in one safetensors file at most; as much is held in host memory.
+        file_bytes: In one safetensors file at most; as much is held in host memory.
 
     Raises:
-        FileExistsError: if the folder is there already.
-        FileNotFoundError: if the folder has no parent.
-        RuntimeError: if another process could not.
-        ValueError: if `raw` is not of this model.
-        OSError: if the folder cannot be written.
+        FileExistsError: If the folder is there already.
+        FileNotFoundError: If the folder has no parent.
+        RuntimeError: If another process could not.
+        ValueError: If `raw` is not of this model.
+        OSError: If the folder cannot be written.
     """
     folder = Path(folder)
     # Named before anything is written, so that it goes if any process fails.
@@ -120,7 +120,7 @@ def _saved(
 
 
 def _whole(array: jax.Array) -> np.ndarray:
-    """Return all of an array on the host, wherever its shards are."""
+    """All of an array on the host, wherever its shards are."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -20,7 +20,7 @@ from ilo_jax.models.sites import LayerVisit, passing
 
 
 def alibi_slopes(heads: int) -> Float[np.ndarray, " head"]:
-    """Return by how much each head's scores fall per token of distance.
+    """By how much each head's scores fall per token of distance.
 
     A geometric series for a power of two; other counts add every second term of the
     series of the next power. Source: Press et al. 2022, section 3, and its code.
@@ -64,7 +64,7 @@ def _attend(
     *,
     config: AttentionConfig,
 ) -> Float32[Array, "batch kv group query dim"]:
-    """Return the mix of values for each query, the bias added to its scores."""
+    """The mix of values for each query, the bias added to its scores."""
     batch, kv, group, query, dim = queries.shape
     product = functools.partial(
         jnp.einsum,
@@ -89,7 +89,7 @@ def _bias(
     mask: Bool[Array, "batch query key"],
     config: AttentionConfig,
 ) -> Float32[Array, "batch #kv #group query key"]:
-    """Return what is added to the scores of a span: -inf where there is nothing to see.
+    """What is added to the scores of a span: -inf where there is nothing to see.
 
     Added rather than chosen: softmax then runs up to twice as fast on CPUs.
     """

@@ -16,7 +16,7 @@ from ilo_jax.models.sites import LayerVisit, passing
 
 
 def sinusoids(positions: Int[Array, "batch seq"], *, dim: int) -> Float[Array, "batch seq dim"]:
-    """Return sines, then cosines, of each position; an odd last dim is 0.
+    """Sines, then cosines, of each position; an odd last dim is 0.
 
     Wavelengths grow geometrically from 2 pi to 10,000 * 2 pi. Source: Vaswani et al.
     2017, section 3.5, in the order of tensor2tensor's code, that of XGLM.

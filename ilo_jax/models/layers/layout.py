@@ -28,7 +28,7 @@ class Layout(NamedTuple):
     masks: dict[int | None, list[tuple[Span, Bool[Array, "batch query key"]]]]
     """By window, for each span of queries: which keys they may see, True at [b, q, k]."""
     rotations: dict[Rope | None, Rotation | None]
-    """Of the queries, and of the keys that are projected from the same tokens."""
+    """Rotations of the queries, and of the keys that are projected from the same tokens."""
 
 
 def layout(

@@ -10,7 +10,7 @@ from ilo_jax.models.sites import LayerVisit
 
 
 def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
-    """Return the precision that keeps float32 products float32 on every backend."""
+    """The precision that keeps float32 products float32 on every backend."""
     exact = jnp.dtype(dtype) == jnp.float32
     return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
 
@@ -18,7 +18,7 @@ def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
 def linear(
     inputs: int, outputs: int, *, bias: bool, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """Return a layer that computes in the dtype of its weights."""
+    """A layer that computes in the dtype of its weights."""
     return nnx.Linear(
         inputs,
         outputs,

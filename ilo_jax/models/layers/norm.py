@@ -22,7 +22,7 @@ class Normalize(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(shape, dtype)) if config.bias else None
 
     def __call__(self, hidden: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Return the input, normalised: of the same shape and dtype."""
+        """The input, normalised: of the same shape and dtype."""
         x = hidden.astype(jnp.float32)
         if self.config.kind == "layer":
             x -= x.mean(-1, keepdims=True)

@@ -29,12 +29,12 @@ def segment_lengths(
 def rotation(
     rope: Rope, positions: Int[Array, "batch seq"], lengths: Int[Array, "batch seq"]
 ) -> Rotation:
-    """Return cosine and sine of every position's angles, in float32.
+    """Cosine and sine of every position's angles, in float32.
 
     Args:
-        rope: theta, rotated dims and scaling.
-        positions: of each token inside its segment.
-        lengths: of each token's segment; only scalings that depend on it look.
+        rope: Theta, rotated dims and scaling.
+        positions: Of each token inside its segment.
+        lengths: Of each token's segment; only scalings that depend on it look.
     """
     frequencies = jnp.asarray(static_frequencies(rope))[None, None]
     scaling = rope.scaling
@@ -49,14 +49,14 @@ def rotation(
 
 
 def attention_factor(rope: Rope) -> float:
-    """Return what rotated queries and keys are multiplied by."""
+    """What rotated queries and keys are multiplied by."""
     if isinstance(rope.scaling, YarnScaling | LongScaling):
         return rope.scaling.attention_factor
     return 1.0
 
 
 def static_frequencies(rope: Rope) -> Float[np.ndarray, " half"]:
-    """Return the angle per position of each pair, in radians, where no length changes it.
+    """The angle per position of each pair, in radians, where no length changes it.
 
     Source: Su et al. 2021, section 3.4.2; the scalings are those of their classes.
     """
@@ -123,9 +123,9 @@ def rotate(
     """Turn the pairs of each head by the angles of its position, in float32.
 
     Args:
-        heads: whose first dims, two for each angle, are turned; the rest stay.
-        by: cosine and sine.
-        interleaved: whether a pair is (2i, 2i + 1) rather than (i, i + half).
+        heads: Whose first dims, two for each angle, are turned; the rest stay.
+        by: Cosine and sine.
+        interleaved: Whether a pair is (2i, 2i + 1) rather than (i, i + half).
     """
     cos, sin = (table[:, :, None] for table in by)
     dims = 2 * cos.shape[-1]

@@ -23,9 +23,9 @@ def spans(seq: int, *, causal: bool, window: int | None) -> Iterator[Span]:
     whole stretch is left out, too. Where every token may see every other, there is one.
 
     Args:
-        seq: positions of a row.
-        causal: whether a token sees only itself and those before it.
-        window: how many last tokens, its own included, it sees.
+        seq: Positions of a row.
+        causal: Whether a token sees only itself and those before it.
+        window: How many last tokens, its own included, it sees.
     """
     one = not causal and window is None
     size = seq if one else SMALLEST * -(-seq // (MOST * SMALLEST))
@@ -36,12 +36,12 @@ def spans(seq: int, *, causal: bool, window: int | None) -> Iterator[Span]:
 
 
 def compared(seq: int, *, causal: bool, window: int | None) -> int:
-    """Return how many pairs of a query and a key are compared in a row: those of all `spans`.
+    """How many pairs of a query and a key are compared in a row: those of all `spans`.
 
     Args:
-        seq: positions of a row.
-        causal: whether a token sees only itself and those before it.
-        window: how many last tokens, its own included, it sees.
+        seq: Positions of a row.
+        causal: Whether a token sees only itself and those before it.
+        window: How many last tokens, its own included, it sees.
     """
     found = spans(seq, causal=causal, window=window)
     return sum((q.stop - q.start) * (k.stop - k.start) for q, k in found)

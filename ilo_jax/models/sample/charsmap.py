@@ -8,7 +8,7 @@ from jaxtyping import UInt32
 
 
 def charsmap(replacements: dict[str, str]) -> bytes:
-    """Return `replacements` as sentencepiece's precompiled charsmap.
+    """`replacements` as sentencepiece's precompiled charsmap.
 
     That is the trie's size in bytes, the trie (see `double_array`), and the new strings, each ended
     by a zero byte; the trie's values are the offsets of these strings.
@@ -21,7 +21,7 @@ def charsmap(replacements: dict[str, str]) -> bytes:
 
 
 def double_array(values: dict[bytes, int]) -> UInt32[np.ndarray, " unit"]:
-    """Return a double-array trie in the units of darts-clone, which sentencepiece uses.
+    """A double-array trie in the units of darts-clone, which sentencepiece uses.
 
     The unit of a node has its label (the byte that leads to it) in bits 0 to 7, in bit 8 whether a
     key ends there, and from bit 10 its own index XOR its base. A child with label c is at base
@@ -42,7 +42,7 @@ def double_array(values: dict[bytes, int]) -> UInt32[np.ndarray, " unit"]:
 
 
 def _tree(values: dict[bytes, int]) -> dict:
-    """Return nested dicts by byte; a key's value stands under 0."""
+    """Nested dicts by byte; a key's value stands under 0."""
     root = {}
     for key, value in values.items():
         node = root

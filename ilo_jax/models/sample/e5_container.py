@@ -39,7 +39,7 @@ class Container(NamedTuple):
 
 
 def parse(content: bytes) -> Container:
-    """Return what an "E5S1" file holds: head, tokenizer, directory of tensors, tensors."""
+    """What an "E5S1" file holds: head, tokenizer, directory of tensors, tensors."""
     stream = io.BytesIO(content)
     stream.seek(8)  # magic and version: the checksum has vouched for them
     sizes = Sizes(*_take(stream, "7ifi"))
@@ -80,7 +80,7 @@ def _read_tensors(stream: io.BytesIO, content: bytes) -> dict[str, np.ndarray]:
 
 
 def dequantise(packed: UInt8[np.ndarray, " byte"]) -> Float32[np.ndarray, " weight"]:
-    """Return the weights of Q4_0 blocks: (nibble - 8) * scale, exact in float32.
+    """The weights of Q4_0 blocks: (nibble - 8) * scale, exact in float32.
 
     A block is a float16 scale and 16 bytes: low nibbles are weights 0 to 15, high nibbles 16 to 31.
     """

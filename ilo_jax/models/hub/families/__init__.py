@@ -36,10 +36,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(raw: Mapping[str, Any]) -> Family:
-    """Return the family of a parsed config.json.
+    """The family of a parsed config.json.
 
     Raises:
-        ValueError: for a model type that we do not read, or one that needs remote code.
+        ValueError: For a model type that we do not read, or one that needs remote code.
     """
     model_type = raw.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
@@ -53,10 +53,10 @@ def family_of(raw: Mapping[str, Any]) -> Family:
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the mechanisms of a parsed Hugging Face config.json.
+    """The mechanisms of a parsed Hugging Face config.json.
 
     Raises:
-        ValueError: for an unknown model type, and for any key that is unknown,
+        ValueError: For an unknown model type, and for any key that is unknown,
             missing, mistyped or has a value that we do not compute.
     """
     family = family_of(raw)

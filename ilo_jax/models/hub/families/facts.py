@@ -111,7 +111,7 @@ class Facts:
 
     @property
     def norm(self) -> Norm:
-        """Return the norm of the residual stream."""
+        """The norm of the residual stream."""
         return Norm(
             kind=self.norm_kind,
             eps=self.norm_eps,
@@ -127,17 +127,17 @@ ROTARY = {field.name for field in dataclasses.fields(Rotary)}
 
 
 def gather(values: dict[str, Any]) -> Facts:
-    """Return the facts, those of rotary positions in their own place."""
+    """The facts, those of rotary positions in their own place."""
     rotary = Rotary(**{name: value for name, value in values.items() if name in ROTARY})
     others = {name: value for name, value in values.items() if name not in ROTARY}
     return Facts(**others, rotary=rotary)
 
 
 def model_config(facts: Facts) -> ModelConfig:
-    """Return the mechanisms that follow from the facts.
+    """The mechanisms that follow from the facts.
 
     Raises:
-        ValueError: for facts that contradict each other.
+        ValueError: For facts that contradict each other.
     """
     norm = facts.norm
     return ModelConfig(
@@ -201,7 +201,7 @@ def _block(facts: Facts, attention: AttentionConfig) -> BlockConfig:
 
 
 def _attentions(facts: Facts) -> list[AttentionConfig]:
-    """Return one for each block."""
+    """One for each block."""
     if facts.head_dim is None and facts.dim % facts.heads:
         raise ValueError(f"dim ({facts.dim}) must be a multiple of heads, {facts.heads}")
     head_dim = facts.dim // facts.heads if facts.head_dim is None else facts.head_dim
@@ -238,7 +238,7 @@ def _scale(facts: Facts, head_dim: int) -> float:
 
 
 def _layer_types(facts: Facts) -> list[str]:
-    """Return for each block whether its attention slides or is full."""
+    """For each block whether its attention slides or is full."""
     if facts.layer_types is not None:
         odd = sorted(set(map(str, facts.layer_types)) - {FULL, SLIDING})
         if odd or len(facts.layer_types) != facts.layers:

@@ -33,12 +33,12 @@ CHECKED = {
 
 
 def dropped(name: str, places: str, *, rate: float) -> dict[str, Key]:
-    """Return the key of a dropout, of one or more of `config.Dropout`'s places.
+    """The key of a dropout, of one or more of `config.Dropout`'s places.
 
     Args:
-        name: of the key.
-        places: separated by spaces.
-        rate: where the key is absent.
+        name: Of the key.
+        places: Separated by spaces.
+        rate: Where the key is absent.
     """
     facts = " ".join(f"drop_{place}" for place in places.split())
     return {name: Key(facts, NUMBER, rate)}
@@ -76,7 +76,7 @@ class Family(NamedTuple):
 
 
 def places(names: Mapping[str, str]) -> dict[str, Place]:
-    """Return the places of modules that share nothing."""
+    """The places of modules that share nothing."""
     return {ours: Place(theirs) for ours, theirs in names.items()}
 
 
@@ -105,7 +105,7 @@ GATED_KEYS = (
         "tie_word_embeddings": Key("tied", bool, False),
     }
 )
-"""Of decoders with rotary positions and a gated MLP."""
+"""Keys of decoders with rotary positions and a gated MLP."""
 
 RMS_KEY = {"rms_norm_eps": Key("norm_eps", NUMBER, 1e-6)}
 KV_KEY = {"num_key_value_heads": Key("kv_heads", (int, NoneType))}
@@ -116,7 +116,7 @@ LAYER_TYPE_KEYS = {
     "sliding_window": Key("window", (int, NoneType), 4096),
     "layer_types": Key("layer_types", list, None),
 }
-"""Of decoders whose blocks alternate between a window and the whole."""
+"""Keys of decoders whose blocks alternate between a window and the whole."""
 
 BACKBONE = places(
     {
@@ -134,7 +134,7 @@ BACKBONE = places(
 """The names that Llama gave, and that most decoders took over."""
 
 OTHER_HEADS = r"(score|qa_outputs)\.(weight|bias)"
-"""Of classifiers and question answering."""
+"""Tensors of classifiers and question answering."""
 
 INV_FREQ = r".*\.rotary_emb\.inv_freq"
 """Rotary frequencies, which old checkpoints hold and config.json decides."""

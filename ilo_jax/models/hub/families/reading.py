@@ -32,16 +32,16 @@ class Key(NamedTuple):
 
     @property
     def kinds(self) -> tuple[type, ...]:
-        """Return the types that are accepted."""
+        """The types that are accepted."""
         return self.kind if isinstance(self.kind, tuple) else (self.kind,)
 
     def given(self, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Return the key's values in a config.json, by the names they have there."""
+        """The key's values in a config.json, by the names they have there."""
         names = [n for n in (name, *self.also) if n in raw]
         return {n: raw[n] for n in names if raw[n] is not None or NoneType in self.kinds}
 
     def problem(self, value: Any) -> str | None:
-        """Return what is wrong with a value, or None."""
+        """What is wrong with a value, or None."""
         if not isinstance(value, self.kinds) or (
             isinstance(value, bool) and bool not in self.kinds
         ):
@@ -52,36 +52,36 @@ class Key(NamedTuple):
         return None
 
     def fact(self, value: Any) -> Any:
-        """Return what an accepted value means; an integer is a number where numbers are."""
+        """What an accepted value means; an integer is a number where numbers are."""
         if float in self.kinds and type(value) is int:
             return float(value)
         return self.allowed[value] if isinstance(self.allowed, Mapping) else value
 
 
 def only(value: Any) -> Key:
-    """Return the key that decides nothing, as there is one value that we compute."""
+    """The key that decides nothing, as there is one value that we compute."""
     kind = NUMBER if isinstance(value, float) else type(value)
     return Key("", kind, value, (value,))
 
 
 def unsupported() -> Key:
-    """Return the key that must be absent or null."""
+    """The key that must be absent or null."""
     return Key("", NoneType, None)
 
 
 def read_keys(
     raw: Mapping[str, Any], keys: Mapping[str, Key], *, inert: Iterable[str], where: str
 ) -> dict[str, Any]:
-    """Return the facts that the keys give, defaults filled in.
+    """The facts that the keys give, defaults filled in.
 
     Args:
-        raw: the parsed JSON object.
-        keys: the keys that are read, and how.
-        inert: keys that may be present and change no number that we compute.
-        where: what is being read, for the error message.
+        raw: The parsed JSON object.
+        keys: The keys that are read, and how.
+        inert: Keys that may be present and change no number that we compute.
+        where: What is being read, for the error message.
 
     Raises:
-        ValueError: naming every unknown, missing, mistyped and unsupported key, and
+        ValueError: Naming every unknown, missing, mistyped and unsupported key, and
             two names of one key that disagree.
     """
     known = set(inert) | {n for name, key in keys.items() for n in (name, *key.also)}

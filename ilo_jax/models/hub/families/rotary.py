@@ -35,16 +35,16 @@ class Rotary:
     default_fraction: float = 1.0
     interleaved: bool = False
     sliding_theta: float | None = None
-    """Of blocks with a window, which then have no scaling (Gemma 3); None: as the others."""
+    """Theta of blocks with a window, which then have no scaling (Gemma 3); None: as the others."""
     sliding_only: bool = False
     """Whether the blocks that see everything have no positions (Cohere 2)."""
 
 
 def ropes(rotary: Rotary, *, head_dim: int, max_positions: int | None) -> dict[str, Rope | None]:
-    """Return the rotary positions of both kinds of blocks.
+    """The rotary positions of both kinds of blocks.
 
     Raises:
-        ValueError: for spellings that disagree, and for keys that are unknown, missing,
+        ValueError: For spellings that disagree, and for keys that are unknown, missing,
             mistyped or have a value that we do not compute.
     """
     full, sliding = _spellings(rotary)
@@ -58,7 +58,7 @@ def ropes(rotary: Rotary, *, head_dim: int, max_positions: int | None) -> dict[s
 
 
 def _spellings(rotary: Rotary) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return one dict for full attention, and one for sliding where it differs."""
+    """One dict for full attention, and one for sliding where it differs."""
     theta = {} if rotary.rope_theta is None else {"rope_theta": rotary.rope_theta}
     nested = {FULL, SLIDING} & set(rotary.rope_parameters)
     if not nested:
@@ -78,7 +78,7 @@ def _spellings(rotary: Rotary) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 
 def _merge(*spellings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all keys of all spellings, which must agree where they overlap."""
+    """All keys of all spellings, which must agree where they overlap."""
     merged: dict[str, Any] = {}
     for spelling in spellings:
         for key, value in spelling.items():
@@ -125,7 +125,7 @@ def _refuse_nonpositive(read: Mapping[str, Any]) -> None:
 
 
 MSCALES = ("mscale", "mscale_all_dim")
-"""Of which 0 means that there is none."""
+"""Keys of which 0 means that there is none."""
 
 COMMON = {
     "rope_theta": Key("theta", NUMBER, None),

@@ -15,19 +15,19 @@ LEFT_OUT = {"torch_dtype", "auto_map"}
 
 
 def config_of(config: ModelConfig, raw: Mapping[str, Any], *, dtype: str) -> dict[str, Any]:
-    """Return the config.json of a model.
+    """The config.json of a model.
 
     `raw` gives the family, and all that a model needs and ours does not read. The size of the
     vocabulary, the head (tied, own or none) and dtype become the model's; whatever else
     differs is refused.
 
     Args:
-        config: of the model.
-        raw: a config.json of the family, parsed.
-        dtype: of the weights.
+        config: Of the model.
+        raw: A config.json of the family, parsed.
+        dtype: Of the weights.
 
     Raises:
-        ValueError: if `raw` cannot be read, describes another model, or names a token that a
+        ValueError: If `raw` cannot be read, describes another model, or names a token that a
             vocabulary of another size has not got.
     """
     found = {name: value for name, value in raw.items() if name not in LEFT_OUT}
@@ -43,14 +43,14 @@ def config_of(config: ModelConfig, raw: Mapping[str, Any], *, dtype: str) -> dic
 
 
 def _changes(config: ModelConfig, found: ModelConfig) -> dict[str, Any]:
-    """Return the facts that are not the model's, and what they are to be."""
+    """The facts that are not the model's, and what they are to be."""
     kinds = config.head.kind, found.head.kind
     tied = {"tied": kinds[0] == "tied"} if "none" not in kinds and kinds[0] != kinds[1] else {}
     return tied | ({"vocab": config.vocab} if config.vocab != found.vocab else {})
 
 
 def _names(raw: Mapping[str, Any], fact: str) -> list[str]:
-    """Return the keys that give a fact; that of today where none does yet."""
+    """The keys that give a fact; that of today where none does yet."""
     (name, key) = next(item for item in family_of(raw).keys.items() if item[1].facts == fact)
     return list(key.given(raw, name)) or [name]
 
