@@ -161,7 +161,7 @@ class Compared:
     """What stands for a sentence, and how two of them are compared."""
 
     pooling: str = one_of(SENTENCE_POOLINGS, default="mean")
-    """What stands for a sentence: mean (the paper's), content (without special tokens), last, max."""
+    """What stands for a sentence: mean (the paper's), content (no special tokens), last or max."""
     distance: str = one_of(DISTANCES, default=IloSettings.distance)
     """cosine or euclidean."""
 

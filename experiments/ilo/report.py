@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def table(scores: ReferencedScores, *, languages: Sequence[str]) -> str:
-    """Return ILO as text: languages by hidden states, then the mean and its references."""
+    """ILO as text: languages by hidden states, then the mean and its references."""
     states = range(len(scores.ilo))
     lines = ["state    " + "".join(f" {s:4}" for s in states)]
     order = by_family(languages)

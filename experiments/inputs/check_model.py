@@ -14,9 +14,8 @@ torch is not there to compare with. Both models are held in float32, one after t
 import importlib.util
 import math
 import re
-import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +34,7 @@ from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.describe import describe
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import Folder, open_folder
+from ilo_jax.models.hub.oracle import torch_model
 from ilo_jax.models.sites import reading
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh, unsplit
@@ -115,23 +115,9 @@ def sentences(folder: Folder) -> list[list[int]]:
 def by_torch(folder: Folder, ids: Sequence[Sequence[int]]) -> list[States]:
     """What `transformers` makes of each sentence, alone."""
     import torch
-    import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
-    kind, head = transformers.AutoModel, folder.config.head.kind != "none"
-    if head:
-        causal = folder.config.causal
-        kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
-    model: Any = kind.from_pretrained(
-        folder.path,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    ).eval()
+    head = folder.config.head.kind != "none"
+    model = torch_model(folder, dtype="float32", head=head, attention="eager")
     found = []
     with torch.no_grad():
         for sentence in ids:

@@ -231,7 +231,7 @@ class HeadConfig:
     scale: float = 1.0
     softcap: float | None = None
     activation: str | None = None
-    """Activation of the dense layer that a masked language model puts first; None: no such layer."""
+    """Activation of the dense layer that a masked language model has first; None: no such layer."""
     norm: Norm | None = None
     """After that dense layer."""
 

@@ -20,6 +20,7 @@ from ilo_jax.models import parameters
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.families import family_of, read_config
 from ilo_jax.models.hub.folder import Folder, open_folder
+from ilo_jax.models.hub.oracle import torch_model
 from ilo_jax.models.hub.placement import sources, without_prefix
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
@@ -135,7 +136,8 @@ def random_ids(sentences: Sentences, vocab: int, rng: np.random.Generator) -> Se
 def stored_model(folder: Folder, dtype: str) -> tuple[Transformer, Any]:
     """The model of a folder, as ours and as torch's."""
     ours = loading.load(folder, mesh=make_mesh(data=1), dtype=jnp.dtype(dtype))
-    return ours, torch_model(folder.path, dtype)
+    theirs = torch_model(folder, dtype=dtype, head=False)
+    return ours, bare(theirs.to(torch_device()))
 
 
 def random_model(raw: Mapping[str, Any], dtype: str) -> tuple[Transformer, Any]:
@@ -151,19 +153,6 @@ def random_model(raw: Mapping[str, Any], dtype: str) -> tuple[Transformer, Any]:
     # One by one: transposing makes a copy.
     named = ((f.tensor, made[p].T if f.transposed else made[p]) for p, f in found.items())
     return ours, torch_like(raw, named, dtype)
-
-
-def torch_model(folder: Path, dtype: str) -> Any:
-    """The model of a folder, where torch computes."""
-    import torch
-    from transformers import AutoModel
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    safe = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **safe)
-    return bare(model.to(torch_device()))
 
 
 def torch_like(raw: Mapping[str, Any], weights: Iterable[tuple[str, jax.Array]], dtype: str) -> Any:
