@@ -1,6 +1,8 @@
 """What a transformer is made of. A model is configured by mechanism, never by its name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from ilo_jax.models.initial import Init
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,21 +243,6 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Init:
-    """How a model from scratch begins: norms as the identity, biases at 0, the rest drawn."""
-
-    std: float = 0.02
-    """Standard deviation of every matrix and table, which are normal with mean 0."""
-    by_depth: bool = False
-    """Whether what a block adds to the residual stream is drawn sqrt(2 * blocks) times as narrow
-    (Radford et al. 2019, section 2.3)."""
-
-    def __post_init__(self):
-        if self.std < 0:
-            raise ValueError(f"the spread of initial weights must be at least 0, got {self.std}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Dropout:
     """What share of values the model's authors dropped in training; nothing is, at inference."""
 
@@ -292,7 +279,7 @@ class ModelConfig:
     head: HeadConfig
     max_positions: int | None
     """The longest sentence, in tokens; None where nothing bounds it."""
-    init: Init = Init()
+    init: Init = field(default_factory=Init)
     dropout: Dropout = Dropout()
 
     @property

@@ -20,7 +20,8 @@ Weights = dict[str, jax.Array]
 def build(config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Transformer:
     """A model from scratch, its weights drawn as the authors of its family draw them."""
     key, model = rngs.params(), Transformer(config, dtype=dtype, rngs=rngs)
-    put(model, weights(model) | initial_weights(config, shapes(model), key))
+    drawn = initial_weights(config.init, shapes(model), key, layers=config.layers)
+    put(model, weights(model) | drawn)
     return model
 
 

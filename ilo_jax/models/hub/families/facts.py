@@ -11,13 +11,13 @@ from ilo_jax.models.config import (
     Dropout,
     EmbeddingConfig,
     HeadConfig,
-    Init,
     MlpConfig,
     ModelConfig,
     Norm,
     Rope,
 )
 from ilo_jax.models.hub.families.rotary import FULL, SLIDING, Rotary, ropes
+from ilo_jax.models.initial import Init
 
 WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
 """Endings of the architectures whose head we have; any other is read as a bare backbone."""
