@@ -33,8 +33,9 @@ def initial_weights(
 ) -> dict[str, jax.Array]:
     """Random matrices and tables by path; norms and biases start as their layers have them.
 
-    Each is normal, with mean 0 and its `spread`, and depends on the key and its path alone. Source: `_init_weights` of each family in `transformers`. That also zeroes the row
-    of the padding token, which no packed row has: here it is drawn like the others.
+    Each is normal, with mean 0 and its `spread`, and depends on the key and its path alone.
+    Source: `_init_weights` of each family in `transformers`. That also zeroes the row of the
+    padding token, which no packed row has: here it is drawn like the others.
 
     Args:
         init: How wide they are drawn.
