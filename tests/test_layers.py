@@ -24,6 +24,8 @@ SIBLINGS = {("freezing", "finetune")}
 """Which job imports which: the one compares runs of the other."""
 UNTESTED = {"experiments/bench/rivals/torch_extractors.py"}
 """Tested through others so far."""
+LONGEST = 300
+"""Lines of a module of the library."""
 LIBRARY = sorted((ROOT / "ilo_jax").rglob("*.py"))
 JOBS = sorted((ROOT / "experiments").rglob("*.py"))
 
@@ -95,3 +97,8 @@ def test_module_has_its_test(path: Path):
     inside = path.relative_to(ROOT)
     mirrored = Path(*inside.parts[1:]) if inside.parts[0] == "ilo_jax" else inside
     assert (ROOT / "tests" / mirrored.with_name(f"test_{mirrored.name}")).is_file()
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=named)
+def test_module_is_short(path: Path):
+    assert len(path.read_text().splitlines()) <= LONGEST

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterable
 
-from ilo_jax.models.config import (
-    AttentionConfig,
+from ilo_jax.models.config import AttentionConfig, EmbeddingConfig, HeadConfig, ModelConfig
+from ilo_jax.models.rotary import (
     DynamicScaling,
-    EmbeddingConfig,
-    HeadConfig,
     LinearScaling,
     Llama3Scaling,
     LongScaling,
-    ModelConfig,
     Rope,
     YarnScaling,
 )

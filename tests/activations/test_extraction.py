@@ -26,9 +26,9 @@ from ilo_jax.models.config import (
     MlpConfig,
     ModelConfig,
     Norm,
-    Rope,
 )
 from ilo_jax.models.parameters import build
+from ilo_jax.models.rotary import Rope
 from ilo_jax.models.transformer import Transformer
 from tests.models.reading import shown
 

@@ -18,9 +18,9 @@ from ilo_jax.models.config import (
     MlpConfig,
     ModelConfig,
     Norm,
-    Rope,
 )
 from ilo_jax.models.layers.layout import Places, layout
+from ilo_jax.models.rotary import Rope
 from ilo_jax.models.sites import reading
 from ilo_jax.models.transformer import Transformer
 

@@ -18,10 +18,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from ilo_jax.models.config import AttentionConfig, ModelConfig, Rope
+from ilo_jax.models.config import AttentionConfig, ModelConfig
 from ilo_jax.models.describe import SCALINGS
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import open_folder
+from ilo_jax.models.rotary import Rope
 from ilo_jax.sharding import make_mesh
 from tests.models.reading import states
 from tests.models.variants import TOLERANCE, VARIANTS, VOCAB, family, fresh, perturb

@@ -16,10 +16,10 @@ from ilo_jax.models.config import (
     MlpConfig,
     ModelConfig,
     Norm,
-    Rope,
 )
 from ilo_jax.models.flops import block_weights, forward_flops, pair_flops
 from ilo_jax.models.layers import spans
+from ilo_jax.models.rotary import Rope
 from tests.models.reading import states
 
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ilo_jax.models.config import AttentionConfig, Rope
+from ilo_jax.models.config import AttentionConfig
 from ilo_jax.models.layers.rope import Rotation, rotation, segment_lengths
 from ilo_jax.models.layers.spans import Span, spans
+from ilo_jax.models.rotary import Rope
 
 
 class Places(NamedTuple):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ilo_jax.models.config import (
+from ilo_jax.models.rotary import (
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,

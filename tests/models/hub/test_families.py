@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ilo_jax.models.config import LinearScaling, Llama3Scaling, ModelConfig, Norm, Rope
+from ilo_jax.models.config import ModelConfig, Norm
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.families import FAMILIES, Family, Place, read_config
 from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.layers import attention, spans
 from ilo_jax.models.parameters import build, put, weights
+from ilo_jax.models.rotary import LinearScaling, Llama3Scaling, Rope
 from ilo_jax.sharding import make_mesh
 from tests.models.variants import TOLERANCE, VARIANTS, WINDOW, family, fresh
 

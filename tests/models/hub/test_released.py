@@ -15,13 +15,14 @@ import torch
 import transformers
 from torch import nn
 
-from ilo_jax.models.config import ModelConfig, Norm, Rope
+from ilo_jax.models.config import ModelConfig, Norm
 from ilo_jax.models.hub.families import family_of, read_config
 from ilo_jax.models.hub.placement import Source, account, sources
 from ilo_jax.models.layers.mlp import ACTIVATIONS
 from ilo_jax.models.layers.norm import Normalize
 from ilo_jax.models.layers.rope import rotation
 from ilo_jax.models.parameters import abstract, shapes
+from ilo_jax.models.rotary import Rope
 
 RELEASED = json.loads((Path(__file__).parents[1] / "released.json").read_text())
 

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ilo_jax.models.config import AttentionConfig, Rope
+from ilo_jax.models.config import AttentionConfig
 from ilo_jax.models.layers.layout import Layout, Places, layout
+from ilo_jax.models.rotary import Rope
 
 SEGMENTS = np.array([[1, 1, 2, 2, 2, 2, 2, 0], [1, 2, 3, 3, 0, 0, 0, 0]])
 POSITIONS = np.array([[0, 1, 0, 1, 2, 3, 4, 0], [0, 0, 0, 1, 0, 1, 2, 3]])

@@ -9,7 +9,8 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from ilo_jax.models.config import (
+from ilo_jax.models.layers.rope import attention_factor, rotate, rotation, segment_lengths
+from ilo_jax.models.rotary import (
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,
@@ -17,7 +18,6 @@ from ilo_jax.models.config import (
     Rope,
     YarnScaling,
 )
-from ilo_jax.models.layers.rope import attention_factor, rotate, rotation, segment_lengths
 
 TOLERANCE = 1e-6
 

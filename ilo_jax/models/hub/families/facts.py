@@ -14,10 +14,10 @@ from ilo_jax.models.config import (
     MlpConfig,
     ModelConfig,
     Norm,
-    Rope,
 )
 from ilo_jax.models.hub.families.rotary import FULL, SLIDING, Rotary, ropes
 from ilo_jax.models.initial import Init
+from ilo_jax.models.rotary import Rope
 
 WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
 """Endings of the architectures whose head we have; any other is read as a bare backbone."""

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ilo_jax.models.config import (
+from ilo_jax.models.hub.families.reading import NUMBER, Key, read_keys
+from ilo_jax.models.rotary import (
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,
@@ -14,7 +15,6 @@ from ilo_jax.models.config import (
     Scaling,
     YarnScaling,
 )
-from ilo_jax.models.hub.families.reading import NUMBER, Key, read_keys
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """What transformers calls a block that sees everything, and one with a window."""

@@ -3,9 +3,10 @@ import re
 
 import pytest
 
-from ilo_jax.models.config import HeadConfig, ModelConfig, Norm, Rope
+from ilo_jax.models.config import HeadConfig, ModelConfig, Norm
 from ilo_jax.models.hub.families.facts import Facts, gather, model_config
 from ilo_jax.models.hub.families.rotary import Rotary
+from ilo_jax.models.rotary import Rope
 
 REQUIRED = {
     "vocab": 64,

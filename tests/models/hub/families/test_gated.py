@@ -9,13 +9,12 @@ from ilo_jax.models.config import (
     BlockConfig,
     EmbeddingConfig,
     HeadConfig,
-    LongScaling,
     MlpConfig,
     ModelConfig,
     Norm,
-    Rope,
 )
 from ilo_jax.models.hub.families import read_config
+from ilo_jax.models.rotary import LongScaling, Rope
 from tests.models.hub.families.rows import GATES, RAW, TANH
 
 ROPE = Rope(theta=1e4, dims=8)

@@ -13,10 +13,10 @@ from ilo_jax.models.config import (
     MlpConfig,
     ModelConfig,
     Norm,
-    Rope,
 )
 from ilo_jax.models.hub.families import read_config
 from ilo_jax.models.initial import Init
+from ilo_jax.models.rotary import Rope
 from tests.models.hub.families.rows import GELUS, RAW
 
 NORM = Norm(kind="layer", eps=1e-5, bias=True)

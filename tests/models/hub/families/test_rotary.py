@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ilo_jax.models.config import (
+from ilo_jax.models.hub.families.rotary import FULL, SLIDING, Rotary, ropes
+from ilo_jax.models.rotary import (
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,
@@ -13,7 +14,6 @@ from ilo_jax.models.config import (
     Scaling,
     YarnScaling,
 )
-from ilo_jax.models.hub.families.rotary import FULL, SLIDING, Rotary, ropes
 
 MAX = 128
 LLAMA3 = {
