@@ -168,7 +168,10 @@ def write_tensors(
 def _write_file(folder: Path | None, name: str, tensors: dict[str, np.ndarray]) -> None:
     if folder is None:
         return
-    save_file(tensors, folder / name, metadata={"format": "pt"})
+    try:
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+    except SafetensorError as error:  # A full disk, too: it is no OSError.
+        raise OSError(f"cannot write {folder / name}: {error}") from error
     # safetensors lets only the owner read it.
     (folder / name).chmod(folder.stat().st_mode & 0o666)
 

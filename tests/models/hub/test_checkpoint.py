@@ -5,9 +5,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from ilo_jax.models.hub import checkpoint
 from ilo_jax.models.hub.checkpoint import (
     INDEX,
     Mapped,
@@ -248,3 +249,16 @@ def test_bfloat16_is_written_exactly(tmp_path):
     written = load_file(tmp_path / "model.safetensors")["a"]
     assert written.dtype == ml_dtypes.bfloat16
     assert np.array_equal(written, tensors["a"])
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    """The error of safetensors is no OSError, though the disk is full."""
+
+    def full(*_, **__):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    file = tmp_path / "model.safetensors"
+    message = f"cannot write {file}: No space left on device (os error 28)"
+    with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
+        write(tmp_path)
