@@ -35,14 +35,29 @@ class Folder:
         """The folder's tokenizer, by `transformers`; no code of the folder is run.
 
         Raises:
-            OSError: If the folder has none.
-            ValueError: If it has one that needs code of its own.
+            ImportError: If a package that it needs is not installed.
+            FileNotFoundError: If the folder has none.
+            OSError: If a file of it cannot be read.
+            ValueError: If it has one that is damaged, or needs code of its own.
         """
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(
-            self.path, local_files_only=True, trust_remote_code=False
-        )
+        if not self.has_tokenizer:
+            raise FileNotFoundError(f"no tokenizer in {self.path}")
+        try:
+            return AutoTokenizer.from_pretrained(
+                self.path, local_files_only=True, trust_remote_code=False
+            )
+        except (ImportError, OSError):
+            raise
+        # The one place where every error is caught: of a damaged file, tokenizers raises a bare
+        # `Exception`, and transformers whatever its own reading runs into (KeyError, TypeError).
+        except Exception as error:
+            said = " ".join(str(error).split())
+            raise ValueError(
+                f"cannot read the tokenizer in {self.path}: {type(error).__name__}: {said}; "
+                "take its files whole from where the model came from"
+            ) from error
 
     @property
     def has_tokenizer(self) -> bool:

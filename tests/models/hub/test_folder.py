@@ -84,6 +84,31 @@ def test_tokenizer_with_code_of_its_own_is_refused(tokenized, monkeypatch):
         _ = open_folder(tokenized).tokenizer
 
 
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda tokenizer: {"model": tokenizer["model"]}, "KeyError: 'added_tokens'"),
+        (
+            lambda tokenizer: tokenizer | {"model": {"type": "Mine"}},
+            "Exception: data did not match any variant",
+        ),
+    ],
+    ids=["no added tokens", "unknown model"],
+)
+def test_damaged_tokenizer_is_refused(tokenized, change, cause):
+    file = tokenized / "tokenizer.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    message = f"cannot read the tokenizer in {tokenized}: {cause}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}.*; take its files whole"):
+        _ = open_folder(tokenized).tokenizer
+
+
+def test_absent_tokenizer_is_an_absent_file(tiny):
+    folder = open_folder(tiny("llama-gqa").folder)
+    with pytest.raises(FileNotFoundError, match=f"^no tokenizer in {re.escape(str(folder.path))}$"):
+        _ = folder.tokenizer
+
+
 def test_what_is_costly_is_done_once(tokenized, monkeypatch):
     folder = open_folder(tokenized)
     assert folder.tokenizer is folder.tokenizer
