@@ -19,12 +19,18 @@ from ilo_jax.models.hub.folder import Folder
 from ilo_jax.models.hub.placement import Index, Source, account, refuse_other_head, sources
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.processes import agree, together
-from ilo_jax.sharding import unsplit
+from ilo_jax.sharding import naming_knobs, unsplit
 
 log = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16", "float16")
 """In which a model may be held."""
+
+KNOBS = (
+    "bfloat16 weights (param_dtype or dtype=bfloat16), or more devices to split them over "
+    "(model_parallel, fsdp)"
+)
+"""What to change where the memory of the devices is short."""
 
 
 @jax.jit
@@ -73,6 +79,7 @@ def load(
 
     Raises:
         FileNotFoundError: If a file is absent, or only pickled weights are there.
+        MemoryError: If the devices cannot hold the weights.
         RuntimeError: If another process could not, or has another model in its folder.
         ValueError: For a tensor that is missing, unexpected, misshapen or not finite; for a
             damaged file; for another dtype.
@@ -82,7 +89,8 @@ def load(
     model = opened.model
     if whole := unsplit(mesh, parameters.axis_counts(model.config)):
         log.info("not split over %d devices, as they do not divide: %s", mesh.shape["model"], whole)
-    arrays = _place_all(opened, parameters.shardings(model, mesh, fsdp=fsdp))
+    with naming_knobs(f"the weights in {folder.path}", KNOBS):
+        arrays = _place_all(opened, parameters.shardings(model, mesh, fsdp=fsdp))
     parameters.put(model, arrays)
     return model
 

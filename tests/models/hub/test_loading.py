@@ -261,6 +261,21 @@ def test_another_head_than_the_tied_one_is_refused(rewritten, tiny):
         loading.load(open_folder(folder), mesh=ONE)
 
 
+def test_too_little_device_memory_names_what_to_change(tiny, monkeypatch):
+    def full(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(loading, "_place", full)
+    folder = tiny("llama-gqa").folder
+    message = (
+        f"too little device memory for the weights in {folder}; try bfloat16 weights "
+        "(param_dtype or dtype=bfloat16), or more devices to split them over "
+        "(model_parallel, fsdp): RESOURCE_EXHAUSTED: out of memory"
+    )
+    with pytest.raises(MemoryError, match=f"^{re.escape(message)}$"):
+        loading.load(open_folder(folder), mesh=ONE)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "int32", "float8_e4m3fn"])
 def test_dtype_that_no_model_is_held_in_is_refused(tiny, dtype):
     message = f"dtype must be one of float32, bfloat16, float16, got {dtype}"
