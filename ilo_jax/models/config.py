@@ -153,6 +153,8 @@ class Dropout:
     """Share of the weights of attention."""
     residual: float = 0.0
     """Share of what attention and MLP add to the residual stream."""
+    mlp_out: float = 0.0
+    """Share of what the MLP alone adds to the residual stream (DistilBERT)."""
     neurons: float = 0.0
     """Share of what the MLP projects down."""
     blocks: float = 0.0

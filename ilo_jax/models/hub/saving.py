@@ -45,7 +45,8 @@ def save(
         folder: To be made; its parent must be there.
         raw: A config.json of the model, parsed: that of the folder it was loaded from
             (`Folder.raw`), or the one that it was made from. What it says of the vocabulary's
-            size, of the head (tied, own or none) and of dtype is brought up to the model's.
+            size, of the head (tied, own or none, by its architecture's name) and of dtype is
+            brought up to the model's.
         beside: A folder whose tokenizer, settings of generation and licences are carried
             along; None: none are.
         file_bytes: In one safetensors file at most; as much is held in host memory.

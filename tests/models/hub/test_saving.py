@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub import checkpoint, loading, saving
-from ilo_jax.models.hub.families import read_config
+from ilo_jax.models.hub.families import FAMILIES, read_config
 from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
@@ -210,6 +210,18 @@ def assert_same_logits(model: Transformer, folder: Path, auto: Any) -> None:
     assert np.abs(got - expected).max() <= TOLERANCE * max(1, np.abs(expected).max())
 
 
+@pytest.mark.parametrize("named", [{}, {"architectures": ["LlamaForCausalLM"]}])
+def test_a_backbone_is_one_to_torch(tmp_path, named):
+    """Whatever the config.json that is given says of the head, or if it says nothing."""
+    raw = RAW["llama"] | {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+    model = drawn(read_config(raw | {"architectures": ["LlamaModel"]}), seed=1)
+    saving.save(model, tmp_path / "saved", raw=raw | named)
+    assert_same_weights(loading.load(open_folder(tmp_path / "saved"), mesh=ONE), model)
+    _, report = AutoModel.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+
+
 LANGUAGE_MODELS = {
     "llama": AutoModelForCausalLM,
     "gpt2": AutoModelForCausalLM,
@@ -223,8 +235,7 @@ LANGUAGE_MODELS = {
 def test_another_vocabulary_and_head_are_what_torch_computes(tmp_path, model_type, kind, vocab):
     """Of a model that never was a folder: only the config.json of its family is given."""
     raw = RAW[model_type] | {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
-    raw |= {"architectures": ["BertForMaskedLM"]} if model_type == "bert" else {}
-    config = read_config(raw)
+    config = read_config(raw | {"architectures": [FAMILIES[model_type].language_model]})
     config = dataclasses.replace(
         config,
         embedding=dataclasses.replace(config.embedding, vocab=vocab),

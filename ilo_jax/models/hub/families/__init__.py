@@ -31,7 +31,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": gated.QWEN3,
     "roberta": encoders.ROBERTA,
     "xglm": plain.XGLM,
-    "xlm-roberta": encoders.ROBERTA,
+    "xlm-roberta": encoders.XLM_ROBERTA,
 }
 
 

@@ -88,6 +88,8 @@ BERT = Family(
     prefix="bert.",
     ignored=(*LEFT_OUT, r"cls\.predictions\.decoder\.bias", r"cls\.seq_relationship\..*"),
     older={"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"},
+    backbone="BertModel",
+    language_model="BertForMaskedLM",
 )
 
 ROBERTA = BERT._replace(
@@ -103,11 +105,18 @@ ROBERTA = BERT._replace(
     ),
     prefix="roberta.",
     ignored=(*LEFT_OUT, r"lm_head\.decoder\.bias"),
+    backbone="RobertaModel",
+    language_model="RobertaForMaskedLM",
+)
+
+XLM_ROBERTA = ROBERTA._replace(
+    backbone="XLMRobertaModel",
+    language_model="XLMRobertaForMaskedLM",
 )
 
 DISTILBERT = Family(
     keys=CHECKED
-    | dropped("dropout", "embedding residual", rate=0.1)
+    | dropped("dropout", "embedding mlp_out", rate=0.1)
     | dropped("attention_dropout", "attention", rate=0.1)
     | {
         "architectures": Key("architectures", list, None),
@@ -118,10 +127,10 @@ DISTILBERT = Family(
         "hidden_dim": Key("mlp_dim", int),
         "activation": Key("activation", str, "gelu", PLAIN),
         "max_position_embeddings": Key("max_positions", int),
-        "tie_word_embeddings": Key("tied", bool, True, also=("tie_weights_",)),
+        "tie_word_embeddings": Key("tied", bool, True),
     },
-    # Sinusoidal tables are stored like learned ones.
-    inert=INERT | {"qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds"},
+    # Sinusoidal tables are stored like learned ones; no code reads tie_weights_ any more.
+    inert=INERT | {"qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_"},
     facts=FACTS | {"norm_eps": 1e-12},
     names=places({
         "embed/tokens": "distilbert.embeddings.word_embeddings",
@@ -142,4 +151,6 @@ DISTILBERT = Family(
     }),
     prefix="distilbert.",
     ignored=LEFT_OUT,
+    backbone="DistilBertModel",
+    language_model="DistilBertForMaskedLM",
 )

@@ -101,6 +101,7 @@ class Facts:
     drop_embedding: float = 0.0
     drop_attention: float = 0.0
     drop_residual: float = 0.0
+    drop_mlp_out: float = 0.0
     drop_neurons: float = 0.0
     drop_blocks: float = 0.0
 
@@ -157,6 +158,7 @@ def _dropout(facts: Facts) -> Dropout:
         embedding=facts.drop_embedding,
         attention=facts.drop_attention,
         residual=facts.drop_residual,
+        mlp_out=facts.drop_mlp_out,
         neurons=facts.drop_neurons,
         blocks=facts.drop_blocks,
     )

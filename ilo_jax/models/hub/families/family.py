@@ -71,6 +71,10 @@ class Family(NamedTuple):
     """What a checkpoint of the bare backbone leaves out of those names."""
     ignored: tuple[str, ...]
     """Patterns of tensors (full match) that are derived from others or that we do not use."""
+    backbone: str
+    """What transformers calls it without a head, in a config.json's `architectures`."""
+    language_model: str
+    """What transformers calls it with its head: causal, or masked if it is an encoder."""
     older: Mapping[str, str] = {}
     """Endings of tensor names, and what checkpoints of older days have instead."""
 

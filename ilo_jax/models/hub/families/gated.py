@@ -32,11 +32,15 @@ LLAMA = Family(
     names=BACKBONE,
     prefix="model.",
     ignored=(INV_FREQ, OTHER_HEADS),
+    backbone="LlamaModel",
+    language_model="LlamaForCausalLM",
 )
 
 MISTRAL = LLAMA._replace(
     keys=GATED_KEYS | KV_KEY | RMS_KEY | {"sliding_window": LAYER_TYPE_KEYS["sliding_window"]},
     inert=INERT,
+    backbone="MistralModel",
+    language_model="MistralForCausalLM",
 )
 
 QWEN2 = LLAMA._replace(
@@ -51,11 +55,15 @@ QWEN2 = LLAMA._replace(
     },
     inert=INERT,
     facts=RMS | {"qkv_bias": True},
+    backbone="Qwen2Model",
+    language_model="Qwen2ForCausalLM",
 )
 
 QWEN3 = QWEN2._replace(
     keys=QWEN2.keys | BIAS_KEY | {"head_dim": Key("head_dim", int, 128)},
     facts=RMS | {"qk_norm": True},
+    backbone="Qwen3Model",
+    language_model="Qwen3ForCausalLM",
 )
 
 NUMBER_OR_NULL = (*NUMBER, NoneType)
@@ -84,6 +92,8 @@ GEMMA = LLAMA._replace(
     },
     inert=INERT,
     facts=GEMMA_FACTS,
+    backbone="GemmaModel",
+    language_model="GemmaForCausalLM",
 )
 
 GEMMA2 = LLAMA._replace(
@@ -104,6 +114,8 @@ GEMMA2 = LLAMA._replace(
         "layers/*/mlp_norm": "model.layers.*.pre_feedforward_layernorm",
         "layers/*/mlp_out_norm": "model.layers.*.post_feedforward_layernorm",
     }),
+    backbone="Gemma2Model",
+    language_model="Gemma2ForCausalLM",
 )
 
 GEMMA3 = GEMMA2._replace(
@@ -116,6 +128,8 @@ GEMMA3 = GEMMA2._replace(
         "final_logit_softcapping": Key("logit_softcap", NUMBER, None),
     },
     facts=GEMMA_FACTS | {"norm_place": "sandwich", "qk_norm": True, "default_theta": 1000000.0},
+    backbone="Gemma3TextModel",
+    language_model="Gemma3ForCausalLM",
 )
 
 COHERE = LLAMA._replace(
@@ -137,6 +151,8 @@ COHERE = LLAMA._replace(
         "interleaved": True,
         "default_theta": 500000.0,
     },
+    backbone="CohereModel",
+    language_model="CohereForCausalLM",
 )
 
 COHERE2 = COHERE._replace(
@@ -153,6 +169,8 @@ COHERE2 = COHERE._replace(
     inert=COHERE.inert
     | {"cache_implementation", "use_embedding_sharing", "use_parallel_embedding"},
     facts=COHERE.facts | {"sliding_only": True, "default_theta": 10000.0},
+    backbone="Cohere2Model",
+    language_model="Cohere2ForCausalLM",
 )
 
 INPUT_NORMS = ("layers/*/attn_norm", "layers/*/mlp_norm")
@@ -166,11 +184,12 @@ OLMO2 = LLAMA._replace(
         "layers/*/attn_out_norm": "model.layers.*.post_attention_layernorm",
         "layers/*/mlp_out_norm": "model.layers.*.post_feedforward_layernorm",
     }),
+    backbone="Olmo2Model",
+    language_model="Olmo2ForCausalLM",
 )
 
 PHI3 = LLAMA._replace(
     keys=GATED_KEYS
-    | dropped("embd_pdrop", "embedding", rate=0.0)
     | dropped("resid_pdrop", "residual", rate=0.0)
     | {
         "sliding_window": Key("window", int, None),
@@ -182,8 +201,9 @@ PHI3 = LLAMA._replace(
         "full_attn_mod": only(1),
         "interpolate_factor": only(1),
     },
-    # Its code is in transformers by now; the older code that auto_map names is never run.
-    inert=INERT | {"auto_map"},
+    # Its code is in transformers by now, and drops no embeddings, whatever embd_pdrop says; the
+    # older code that auto_map names is never run.
+    inert=INERT | {"auto_map", "embd_pdrop"},
     names=BACKBONE
     | {
         f"layers/*/attn/{p}": Place("model.layers.*.self_attn.qkv_proj", fused="rows")
@@ -193,4 +213,6 @@ PHI3 = LLAMA._replace(
         f"layers/*/mlp/{p}": Place("model.layers.*.mlp.gate_up_proj", fused="rows")
         for p in ("gate", "up")
     },
+    backbone="Phi3Model",
+    language_model="Phi3ForCausalLM",
 )

@@ -59,6 +59,8 @@ BLOOM = Family(
     },
     prefix="transformer.",
     ignored=(OTHER_HEADS,),
+    backbone="BloomModel",
+    language_model="BloomForCausalLM",
 )
 
 FAIRSEQ_NAMES = {f"layers/*/attn/{p}": f"layers.*.self_attn.{p}_proj" for p in "qkv"} | {
@@ -103,6 +105,8 @@ XGLM = Family(
         OTHER_HEADS,
         r"(model\.)?embed_positions\.weights",
     ),
+    backbone="XGLMModel",
+    language_model="XGLMForCausalLM",
 )
 
 OPT = Family(
@@ -136,6 +140,8 @@ OPT = Family(
     ),
     prefix="model.",
     ignored=(OTHER_HEADS,),
+    backbone="OPTModel",
+    language_model="OPTForCausalLM",
 )
 
 GPT2 = Family(
@@ -186,6 +192,8 @@ GPT2 = Family(
         OTHER_HEADS,
         r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",
     ),
+    backbone="GPT2Model",
+    language_model="GPT2LMHeadModel",
 )
 
 GPT_NEOX = Family(
@@ -225,4 +233,6 @@ GPT_NEOX = Family(
     },
     prefix="gpt_neox.",
     ignored=(INV_FREQ, OTHER_HEADS, r".*\.attention\.(masked_)?bias"),
+    backbone="GPTNeoXModel",
+    language_model="GPTNeoXForCausalLM",
 )

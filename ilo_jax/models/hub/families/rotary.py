@@ -72,9 +72,20 @@ def _spellings(rotary: Rotary) -> tuple[dict[str, Any], dict[str, Any] | None]:
             f"{FULL} and {SLIDING} where the family tells them apart; got "
             f"{sorted(rotary.rope_parameters)}"
         )
-    full = _merge(theta, rotary.rope_scaling, rotary.rope_parameters.get(FULL) or {})
-    sliding = _merge(rotary.rope_parameters.get(SLIDING) or {})
-    return full, {"rope_theta": rotary.sliding_theta} | sliding
+    parameters = _by_kind(rotary.rope_parameters)
+    full = _merge(theta, rotary.rope_scaling, parameters[FULL])
+    return full, {"rope_theta": rotary.sliding_theta} | _merge(parameters[SLIDING])
+
+
+def _by_kind(nested: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The parameters of either kind of blocks; null is as if absent."""
+    given = {kind: nested[kind] for kind in (FULL, SLIDING) if nested.get(kind) is not None}
+    if odd := [f"{kind} {value!r}" for kind, value in given.items() if not isinstance(value, dict)]:
+        raise ValueError(
+            "rope_parameters of config.json must have an object for each kind of blocks, got "
+            + ", ".join(odd)
+        )
+    return {FULL: {}, SLIDING: {}} | given
 
 
 def _merge(*spellings: Mapping[str, Any]) -> dict[str, Any]:

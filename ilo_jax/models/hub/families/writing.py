@@ -1,7 +1,6 @@
 """The config.json of a model, made out of one of its family."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +17,8 @@ def config_of(config: ModelConfig, raw: Mapping[str, Any], *, dtype: str) -> dic
     """The config.json of a model.
 
     `raw` gives the family, and all that a model needs and ours does not read. The size of the
-    vocabulary, the head (tied, own or none) and dtype become the model's; whatever else
-    differs is refused.
+    vocabulary, the head (tied, own or none, with the architecture's name) and dtype become the
+    model's; whatever else differs is refused.
 
     Args:
         config: Of the model.
@@ -31,10 +30,8 @@ def config_of(config: ModelConfig, raw: Mapping[str, Any], *, dtype: str) -> dic
             vocabulary of another size has not got.
     """
     found = {name: value for name, value in raw.items() if name not in LEFT_OUT}
-    for fact, value in _changes(config, read_config(found)).items():
-        found |= dict.fromkeys(_names(found, fact), value)
-    if config.head.kind == "none" and found.get("architectures"):
-        found["architectures"] = [_backbone(str(name)) for name in found["architectures"]]
+    found |= _architecture(config, found)
+    found |= _changes(config, found)
     found["dtype"] = dtype
     _refuse_another(config, read_config(found))
     if config.vocab != read_config(raw).vocab:
@@ -42,21 +39,28 @@ def config_of(config: ModelConfig, raw: Mapping[str, Any], *, dtype: str) -> dic
     return found
 
 
-def _changes(config: ModelConfig, found: ModelConfig) -> dict[str, Any]:
-    """The facts that are not the model's, and what they are to be."""
-    kinds = config.head.kind, found.head.kind
-    tied = {"tied": kinds[0] == "tied"} if "none" not in kinds and kinds[0] != kinds[1] else {}
-    return tied | ({"vocab": config.vocab} if config.vocab != found.vocab else {})
+def _architecture(config: ModelConfig, found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The name of a model that has a head, or none, where it has another name."""
+    family, bare = family_of(found), config.head.kind == "none"
+    if bare and found.get("architectures"):
+        return {"architectures": [family.backbone]}
+    if bare != (read_config(found).head.kind == "none"):
+        return {"architectures": [family.backbone if bare else family.language_model]}
+    return {}
 
 
-def _names(raw: Mapping[str, Any], fact: str) -> list[str]:
-    """The keys that give a fact; that of today where none does yet."""
-    (name, key) = next(item for item in family_of(raw).keys.items() if item[1].facts == fact)
-    return list(key.given(raw, name)) or [name]
+def _changes(config: ModelConfig, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a config.json of the same architecture that are not the model's."""
+    other = read_config(found)
+    facts = {"vocab": config.vocab} if config.vocab != other.vocab else {}
+    if config.head.kind != other.head.kind:
+        facts["tied"] = config.head.kind == "tied"
+    return {_name(found, fact): value for fact, value in facts.items()}
 
 
-def _backbone(architecture: str) -> str:
-    return re.sub(r"(For\w+|LMHeadModel)$", "Model", architecture)
+def _name(raw: Mapping[str, Any], fact: str) -> str:
+    """The key that gives a fact."""
+    return next(name for name, key in family_of(raw).keys.items() if key.facts == fact)
 
 
 def _refuse_another(config: ModelConfig, found: ModelConfig) -> None:

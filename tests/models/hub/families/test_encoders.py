@@ -54,7 +54,9 @@ EXPECTED = {
     "roberta": EXPECTED_ROBERTA,
     "xlm-roberta": EXPECTED_ROBERTA,
     "distilbert": dataclasses.replace(
-        EXPECTED_BERT, embedding=dataclasses.replace(EXPECTED_BERT.embedding, token_types=0)
+        EXPECTED_BERT,
+        embedding=dataclasses.replace(EXPECTED_BERT.embedding, token_types=0),
+        dropout=Dropout(embedding=0.1, attention=0.1, mlp_out=0.1),
     ),
 }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+from transformers.models.auto import modeling_auto
 
 from ilo_jax.models import parameters
 from ilo_jax.models.hub.families import FAMILIES, family_of, read_config
@@ -32,6 +33,18 @@ def facts_of(family: Family) -> list[str]:
 
 def test_places_share_nothing():
     assert places({"norm": "model.norm"}) == {"norm": Place("model.norm", "", inputs_first=False)}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_architectures_are_called_as_transformers_calls_them(model_type):
+    family = FAMILIES[model_type]
+    with_head = (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        if family.facts.get("causal", True)
+        else modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
+    assert family.backbone == modeling_auto.MODEL_MAPPING_NAMES[model_type]
+    assert family.language_model == with_head[model_type]
 
 
 @ROWS
@@ -290,7 +303,7 @@ def test_spread_of_initial_weights_is_read(model_type):
     ("model_types", "name", "places"),
     [
         (GATED, "attention_dropout", ["attention"]),
-        (["phi3"], "embd_pdrop", ["embedding"]),
+        (["phi3"], "embd_pdrop", []),
         (["phi3"], "resid_pdrop", ["residual"]),
         (["gpt2"], "embd_pdrop", ["embedding"]),
         (["gpt2"], "attn_pdrop", ["attention"]),
@@ -299,7 +312,8 @@ def test_spread_of_initial_weights_is_read(model_type):
         (["gpt_neox"], "hidden_dropout", ["embedding", "residual"]),
         (["bloom", "gpt_neox", "opt", "xglm", "distilbert"], "attention_dropout", ["attention"]),
         (["opt"], "dropout", ["residual"]),
-        (["xglm", "distilbert"], "dropout", ["embedding", "residual"]),
+        (["xglm"], "dropout", ["embedding", "residual"]),
+        (["distilbert"], "dropout", ["embedding", "mlp_out"]),
         (["xglm"], "activation_dropout", ["neurons"]),
         (["opt", "xglm"], "layerdrop", ["blocks"]),
         (["bert", "roberta", "xlm-roberta"], "attention_probs_dropout_prob", ["attention"]),

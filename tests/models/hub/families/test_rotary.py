@@ -292,6 +292,21 @@ def test_nested_parameters_are_refused_where_blocks_are_one_kind(parameters, sli
     refused(message, rope_parameters=parameters, sliding_theta=sliding_theta)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "got"),
+    [
+        ({FULL: 5, SLIDING: 3}, "full_attention 5, sliding_attention 3"),
+        ({FULL: PLAIN, SLIDING: []}, "sliding_attention []"),
+        ({FULL: 0, SLIDING: None}, "full_attention 0"),
+    ],
+)
+def test_parameters_of_a_kind_of_blocks_are_an_object(parameters, got):
+    message = (
+        f"rope_parameters of config.json must have an object for each kind of blocks, got {got}"
+    )
+    refused(message, rope_parameters=parameters, sliding_theta=7.0)
+
+
 @pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize(
     ("parameters", "problems"),

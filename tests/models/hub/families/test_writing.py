@@ -2,8 +2,9 @@ import dataclasses
 import re
 
 import pytest
+from transformers import DistilBertConfig
 
-from ilo_jax.models.hub.families import read_config
+from ilo_jax.models.hub.families import FAMILIES, read_config
 from ilo_jax.models.hub.families.writing import config_of
 from tests.models.hub.families.rows import RAW
 
@@ -35,13 +36,34 @@ def test_a_head_may_be_tied_or_not(raw, kind):
     assert read_config(config_of(config, raw, dtype="float32")) == config
 
 
-def test_every_name_that_a_key_has_there_is_written():
-    raw = RAW["distilbert"] | {"architectures": ["DistilBertForMaskedLM"], "tie_weights_": True}
+@pytest.mark.parametrize("names", [None, "backbone", "language_model"])
+@pytest.mark.parametrize("kind", ["tied", "own", "none"])
+@pytest.mark.parametrize("model_type", RAW)
+def test_a_head_comes_and_goes(model_type, kind, names):
+    """Whatever the config.json that is given says of the head, or if it says nothing."""
+    raw, family = RAW[model_type], FAMILIES[model_type]
+    own = family.backbone if kind == "none" else family.language_model
+    config = read_config(raw | {"architectures": [own]})
+    config = dataclasses.replace(config, head=dataclasses.replace(config.head, kind=kind))
+    given = raw if names is None else raw | {"architectures": [getattr(family, names)]}
+    found = config_of(config, given, dtype="float32")
+    assert read_config(found) == config
+    assert found.get("architectures", [own]) == [own]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_tied_is_what_transformers_ties(tied):
+    """Which has forgotten `tie_weights_`."""
+    raw = RAW["distilbert"] | {"architectures": ["DistilBertForMaskedLM"], "tie_weights_": False}
+    assert read_config(raw).head.kind == "tied"
+    assert DistilBertConfig.from_dict(raw).tie_word_embeddings
     config = read_config(raw)
-    config = dataclasses.replace(config, head=dataclasses.replace(config.head, kind="own"))
+    config = dataclasses.replace(
+        config, head=dataclasses.replace(config.head, kind="tied" if tied else "own")
+    )
     found = config_of(config, raw, dtype="float32")
-    assert found["tie_weights_"] is False
-    assert "tie_word_embeddings" not in found
+    assert DistilBertConfig.from_dict(found).tie_word_embeddings == tied
+    assert read_config(found) == config
 
 
 @pytest.mark.parametrize(
