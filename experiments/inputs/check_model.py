@@ -29,6 +29,7 @@ from experiments import launch
 from ilo_jax.activations.store import DTYPES
 from ilo_jax.corpora import parallel
 from ilo_jax.corpora.packing import Rows, as_sentences, fill, plan
+from ilo_jax.corpora.tokens import refuse_unfit
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.describe import describe
@@ -102,14 +103,21 @@ def summary(folder: Folder, *, mesh: str, fsdp: bool, dtype: str) -> str:
 
 
 def sentences(folder: Folder) -> list[list[int]]:
-    """Token ids of a sentence in several languages; random ones without a tokenizer."""
+    """Token ids of a sentence in several languages; random ones without a tokenizer.
+
+    Raises:
+        ValueError: If the model has too few positions for a sentence, or no embedding for an id.
+    """
+    limit, vocab = folder.config.max_positions, folder.config.vocab
     if not folder.has_tokenizer:
         print(f"no tokenizer in {folder.path}: comparing on random tokens")
         rng = np.random.default_rng(0)
-        return [rng.integers(2, folder.config.vocab, n).tolist() for n in (48, 31, 5)]
+        return [rng.integers(2, vocab, min(n, limit or n)).tolist() for n in (48, 31, 5)]
     corpus = parallel.sample()
     texts = [corpus.sentences[corpus.languages.index(code)][0] for code in LANGUAGES]
-    return folder.tokenizer(texts)["input_ids"]
+    ids = folder.tokenizer(texts)["input_ids"]
+    refuse_unfit(as_sentences(ids), limit=limit, vocab=vocab, name=LANGUAGES.__getitem__)
+    return ids
 
 
 def by_torch(folder: Folder, ids: Sequence[Sequence[int]]) -> list[States]:
@@ -189,8 +197,9 @@ def check(folder: Folder, *, tolerance: float) -> int:
         print("not compared: torch is not installed")
         return NOT_COMPARED
     ids = sentences(folder)
-    theirs = by_torch(folder, ids)
-    worst = compare(by_us(folder, ids), theirs)
+    # Ours first: it names what is wrong with a checkpoint, where transformers may break.
+    ours = by_us(folder, ids)
+    worst = compare(ours, by_torch(folder, ids))
     name = max(worst, key=lambda n: worst[n])
     agree = worst[name] <= tolerance
     print(

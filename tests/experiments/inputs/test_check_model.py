@@ -11,7 +11,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+from safetensors.numpy import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from experiments.inputs import check_model
 from ilo_jax.models import parameters
@@ -37,6 +38,24 @@ def llama(tmp_path_factory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> Path:
+    """A folder with a random GPT-2 that has 8 learned positions, and no tokenizer."""
+    folder = tmp_path_factory.mktemp("short")
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=256, n_embd=12, n_layer=1, n_head=2, n_positions=8)
+    ).save_pretrained(folder)
+    return folder
+
+
+def with_tokenizer(folder: Path, tokenizer: Path, output: Path) -> Path:
+    """A copy of a model with the tokenizer of another."""
+    shutil.copytree(folder, output)
+    for file in tokenizer.glob("tokenizer*"):
+        shutil.copy(file, output)
+    return output
 
 
 @pytest.fixture
@@ -67,6 +86,38 @@ def test_decoder_without_a_tokenizer_agrees_on_random_tokens_and_logits(llama, c
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"no tokenizer in {llama}: comparing on random tokens"
     assert second.startswith("agrees with transformers on 84 tokens of 3 sentences: 4 outputs")
+
+
+def test_random_tokens_are_no_more_than_there_are_positions(short, capsys):
+    assert check_model.check(open_folder(short), tolerance=TOLERANCE) == 0
+    assert "agrees with transformers on 21 tokens of 3 sentences" in capsys.readouterr().out
+
+
+def test_a_tokenizer_of_a_larger_vocabulary_is_refused(llama, tiny, tmp_path):
+    folder = with_tokenizer(llama, tiny, tmp_path / "model")
+    message = (
+        r"^the tokenizer gives token id \d+, .* ids below 70: the tokenizer is not this model's$"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_model.check(open_folder(folder), tolerance=TOLERANCE)
+
+
+def test_sentences_longer_than_the_model_has_positions_are_named(short, tiny, tmp_path):
+    folder = with_tokenizer(short, tiny, tmp_path / "model")
+    message = r"^a sentence must have 1 to 8 tokens, .* got:\n  eng_Latn: \d+ tokens\n  zho_Hans: "
+    with pytest.raises(ValueError, match=message):
+        check_model.check(open_folder(folder), tolerance=TOLERANCE)
+
+
+def test_a_misshapen_tensor_is_one_line_of_ours(llama, tmp_path):
+    """Not an error of transformers, which would end in a traceback."""
+    folder = Path(shutil.copytree(llama, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = np.ones(23, np.float32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model\.norm\.weight") as error:
+        check_model.check(open_folder(folder), tolerance=TOLERANCE)
+    assert "23" in str(error.value)
 
 
 @pytest.mark.parametrize(
