@@ -8,7 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ilo_jax.metrics import IloSettings, ReferencedScores, referenced, stacked
-from ilo_jax.sharding import make_mesh, place_whole, replicated
+from ilo_jax.sharding import make_mesh, naming_knobs, place_whole, replicated
+
+KNOBS = "fewer sentences or languages, precision=fast, or more devices"
+"""What to change where memory is short."""
 
 
 def scored(
@@ -24,12 +27,14 @@ def scored(
         settings: Of the scores and their references.
 
     Raises:
+        MemoryError: If a device has too little for a state.
         ValueError: If `check_settings` refuses the settings.
     """
     mesh = make_mesh() if jax.device_count() > 1 else None
     scores = []
     for state in states:
-        placed = jnp.asarray(state) if mesh is None else place_whole(state, replicated(mesh))
-        one = referenced(placed, settings=settings, mesh=mesh)
-        scores.append(jax.tree.map(np.asarray, one))
+        with naming_knobs("{} x {} states, {} wide".format(*state.shape), KNOBS):
+            placed = jnp.asarray(state) if mesh is None else place_whole(state, replicated(mesh))
+            one = referenced(placed, settings=settings, mesh=mesh)
+            scores.append(jax.tree.map(np.asarray, one))
     return stacked(scores)
