@@ -1,11 +1,9 @@
 """What models make of a corpus, computed where it is not stored yet."""
 
 import dataclasses
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +16,7 @@ from tqdm import tqdm
 
 from experiments.hardware import peak_flops
 from experiments.launch import Run, say
+from experiments.provenance import surroundings
 from experiments.settings import Aligned, Extraction
 from ilo_jax import sharding
 from ilo_jax.activations.extraction import Report, extract
@@ -30,6 +29,7 @@ from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.corpora.tokens import token_ids
+from ilo_jax.files import key_digest
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import Folder
 from ilo_jax.processes import alone, gathered, largest, quiet, share, together
@@ -46,6 +46,11 @@ class Stored(NamedTuple):
     """Its name."""
     taps: tuple[Tap, ...]
     """What was taken from it."""
+
+    @property
+    def took(self) -> dict[str, Any]:
+        """Where the states are, by the digest of their key, and the sessions that computed them."""
+        return {"states": key_digest(self.key), "computed": self.store.sessions()}
 
     def hidden_states(self, *, doing: str) -> Iterator[Float32[np.ndarray, "lang sent dim"]]:
         """Yield what the only tap took of each layer, in order.
@@ -234,11 +239,3 @@ def summary(report: Report) -> str:
     if report.device_bytes:
         text += f" of host and {report.device_bytes / 2**30:.1f} GiB of device memory"
     return text
-
-
-def surroundings() -> dict[str, Any]:
-    """The versions and devices that computed something."""
-    packages = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "safetensors")
-    versions = {"python": platform.python_version()} | {p: version(p) for p in packages}
-    devices = {"devices": [d.device_kind for d in jax.local_devices()]}
-    return {"versions": versions, **devices, "processes": jax.process_count()}

@@ -1,12 +1,12 @@
 """How well a model knows each language: bits per byte, multiple choice, retrieval.
 
-    python -m experiments.evaluate --config.model=FOLDER_OR_ID --config.corpus=FOLDER --workdir=DIR
-    python -m experiments.evaluate --config.questions=FILE --config.shape=xnli
-    python -m experiments.evaluate --config.likelihood=false --config.retrieval
+    python -m experiments.evaluate --config=configs/evaluate/sample.py
+    python -m experiments.evaluate --config=configs/evaluate/smollm2.py --config.model=FOLDER_OR_ID
+    python -m experiments.evaluate --config.model=FOLDER_OR_ID --config.questions=FILE
 
 Writes evaluation.csv (bits per byte and loss of the corpus), choices.csv (questions) and
 retrieval.csv (translations of the corpus, at every hidden state), each if asked for, and
-evaluation.json, which says from what. A decoder does all three; an encoder retrieval only. Hidden
+config.json, which says from what. A decoder does all three; an encoder retrieval only. Hidden
 states are kept in the run folder and used again. On several hosts, start it on each with
 --distributed.
 """
@@ -14,7 +14,6 @@ states are kept in the run folder and used again. On several hosts, start it on 
 import dataclasses
 import hashlib
 import itertools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,18 +27,16 @@ from jaxtyping import Float
 from experiments import tables
 from experiments.evaluate import report
 from experiments.launch import Run, say
+from experiments.provenance import leave_config
 from experiments.settings import Compared, Extraction, check, one_of
-from experiments.states import read_corpus, stored_states, surroundings
+from experiments.states import read_corpus, stored_states
 from ilo_jax import sharding
 from ilo_jax.corpora.choices import SHAPES, Question, read_questions
-from ilo_jax.corpora.languages import by_family as by_family
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.evaluation.answers import AnswerScores, answer_scores, question_tokens
 from ilo_jax.evaluation.held_out import TextScores, corpus_tokens, text_scores
 from ilo_jax.evaluation.likelihood import compiled_likelihood
 from ilo_jax.evaluation.retrieval import translations_found
-from ilo_jax.files import write_text
-from ilo_jax.metrics import ChoiceScores as ChoiceScores
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import Folder, open_folder
 
@@ -73,8 +70,10 @@ def conflicts(config: Config) -> Iterator[str]:
     """Yield what is wrong with settings taken together."""
     if not (config.likelihood or config.questions or config.retrieval):
         yield "one of likelihood, questions and retrieval must be asked for, got none"
-    if config.likelihood and config.prefix:
-        yield f"prefix must be empty where likelihood is asked for, got {config.prefix!r}"
+    scored = [name for name in ("likelihood", "questions") if getattr(config, name)]
+    if scored and config.prefix:
+        asked = " and ".join(scored)
+        yield f"prefix must be empty where {asked} is asked for, got {config.prefix!r}"
 
 
 def question_files(config: Config) -> list[str]:
@@ -147,9 +146,9 @@ class Left:
 
     def __init__(self, workdir: Path, config: Config, corpus: Parallel, folder: Folder):
         """Begin to count the time; nothing is written yet."""
-        self.model = folder.name
+        self.model, self.config = folder.name, config
         self.workdir, self.begun, self.seconds = workdir, time.perf_counter(), 0.0
-        self.record = record(config, corpus, folder)
+        self.key = results_key(config, corpus, folder)
         self.tables: dict[str, report.Table] = {}
 
     def add(self, name: str, table: report.Table) -> None:
@@ -159,19 +158,13 @@ class Left:
             return
         rows = ({"model": self.model} | dict(row) for row in table.rows)
         tables.write(self.workdir / name, ("model", *table.header), rows)
-        whole = self.record | {"evaluation": surroundings() | {"seconds": round(self.seconds, 3)}}
-        text = json.dumps(whole, indent=2, ensure_ascii=False)
-        write_text(self.workdir / "evaluation.json", text)
+        took = {"seconds": round(self.seconds, 3)}
+        leave_config(self.workdir, self.config, self.key, took=took)
 
 
-def record(config: Config, corpus: Parallel, folder: Folder) -> dict[str, Any]:
-    """All that determines the results."""
+def results_key(config: Config, corpus: Parallel, folder: Folder) -> dict[str, Any]:
+    """What determines the results beside the settings: digests of model, corpus and questions."""
     digests = {
         file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in question_files(config)
     }
-    return {
-        "config": dataclasses.asdict(config),
-        "model": folder.fingerprint,
-        "corpus": corpus.hash,
-        "questions": digests,
-    }
+    return {"model": folder.fingerprint, "corpus": corpus.hash, "questions": digests}

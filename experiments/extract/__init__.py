@@ -4,14 +4,16 @@
     python -m experiments.extract --config.model=FOLDER_OR_ID --config.corpus=FOLDER --workdir=DIR
     python -m experiments.extract --config.taps=residual:mean,neurons:max@0+5,residual:tokens@12
 
-The store is one zarr3 group, WORKDIR/states/KEY; see `ilo_jax.activations.store`. A run
-that was killed continues where it was, and one that finds all of it there ends at once.
+The store is one zarr3 group, WORKDIR/states/KEY; see `ilo_jax.activations.store`. What
+determines it is in WORKDIR/config.json. A run that was killed continues where it was, and
+one that finds all of it there ends at once.
 On several hosts, start it on each with --distributed.
 """
 
 import dataclasses
 
 from experiments.launch import Run
+from experiments.provenance import leave_config
 from experiments.settings import Extraction, check
 from experiments.states import Stored, read_corpus, stored_states
 from ilo_jax.models.hub.folder import open_folder
@@ -39,6 +41,7 @@ def extract(config: Config, run: Run) -> Stored:
         ValueError: If the settings, the corpus or the model cannot be used.
     """
     check(config)
-    return stored_states(
-        config, open_folder(config.model), read_corpus(config), run, taps=config.taps
-    )
+    folder, corpus = open_folder(config.model), read_corpus(config)
+    stored = stored_states(config, folder, corpus, run, taps=config.taps)
+    leave_config(run.workdir, config, stored.key, took=stored.took)
+    return stored

@@ -11,26 +11,22 @@ continues from its last checkpoint, and ends bit-equal to one that was not. On s
 start it on each with --distributed and a WORKDIR that all of them see.
 """
 
-import dataclasses
-import json
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 
 from experiments.finetune.config import Config
 from experiments.finetune.learner import language_learner
 from experiments.finetune.record import Record
-from experiments.finetune.setting import Setting, describe, keeps_states, prepare, training_key
+from experiments.finetune.setting import Setting, describe, prepare, training_key
 from experiments.finetune.watch import read_slice
 from experiments.launch import Run, say
-from experiments.states import surroundings
+from experiments.provenance import leave_config
 from ilo_jax.evaluation.held_out import Slice
-from ilo_jax.files import write_text
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import saving
 from ilo_jax.sharding import naming_knobs
-from ilo_jax.training.checkpoints import Checkpoints, Key
+from ilo_jax.training.checkpoints import Checkpoints
 from ilo_jax.training.loop import Every
 from ilo_jax.training.run import Trained, opened, run
 
@@ -67,7 +63,9 @@ def finetune(config: Config, job: Run) -> Path | None:
                 say(f"stopped after step {trained.step}; start again to continue")
                 return None
             _save(trained, setting, folder)
-        _leave_config(job.workdir / "config.json", config, key)
+        # It may have been killed after its model was saved, before it could.
+        if not (job.workdir / "config.json").is_file():
+            leave_config(job.workdir, config, key)
     return folder
 
 
@@ -91,7 +89,7 @@ def _train(
     checkpoints: Checkpoints,
     held_out: Slice | None,
 ) -> Trained:
-    say(describe(setting, cached=keeps_states(config, setting), remat=config.remat))
+    say(describe(setting, cached=bool(config.frozen_states), remat=config.remat))
     record = Record(config, setting, workdir, held_out)
     with naming_knobs(setting.part, KNOBS):
         return run(
@@ -113,10 +111,3 @@ def _save(trained: Trained, setting: Setting, folder: Path) -> None:
         beside=setting.folder.path,
     )
     say(f"the model is in {folder}, what was measured beside it")
-
-
-def _leave_config(file: Path, config: Config, key: Key) -> None:
-    """Write what the run was, unless it is there: it may have been killed before it could."""
-    if jax.process_index() == 0 and not file.is_file():
-        whole = {"config": dataclasses.asdict(config), "key": key, "ran_on": surroundings()}
-        write_text(file, json.dumps(whole, indent=2))

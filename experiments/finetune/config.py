@@ -7,7 +7,6 @@ from experiments import settings
 from experiments.settings import (
     Aligned,
     Batched,
-    Held,
     Model,
     Overlap,
     Source,
@@ -34,7 +33,7 @@ class Watched:
 
     frozen_states: str = one_of(("", "memory", "disk"), default="", words="empty, memory or disk")
     """Whether what the frozen first blocks make of the text is computed once and kept: empty (no),
-    memory or disk."""
+    memory or disk. Only where `freeze` leaves the first blocks out."""
     frozen_folder: str = ""
     """Where on disk; empty: WORKDIR/frozen. Runs of one model and text may share it."""
     evaluate: int = at_least(0, default=50)
@@ -46,7 +45,7 @@ class Watched:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Config(Watched, Overlap, Held, Source, Learnt):
+class Config(Watched, Overlap, Source, Learnt):
     """What a decoder learns, how, and what is watched meanwhile.
 
     `corpus`, `split`, `languages` and `sentences` are of the aligned text that is evaluated on.
@@ -103,5 +102,5 @@ def _conflicts(config: Config) -> Iterator[str]:
         yield "text must be a file or folder to learn from, got none"
     if config.rows_at_once and config.rows % config.rows_at_once:
         yield f"rows_at_once must divide rows, {config.rows}, or be 0; got {config.rows_at_once}"
-    if config.param_dtype not in ("", "float32"):
-        yield f"param_dtype must be float32 in training, got {config.param_dtype!r}"
+    if config.frozen_folder and config.frozen_states != "disk":
+        yield f"frozen_folder must be empty unless frozen_states=disk, got {config.frozen_folder!r}"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.finetune.config import Config
-from experiments.finetune.setting import Setting, keeps_states, kept_states_key
+from experiments.finetune.setting import Setting, kept_states_key
 from experiments.launch import say
 from ilo_jax.files import key_digest
 from ilo_jax.models import parameters
@@ -53,7 +53,7 @@ def _start(config: Config, setting: Setting, workdir: Path) -> Start:
     model = load(setting.folder, mesh=setting.mesh, fsdp=config.fsdp, dtype=jnp.float32)
     weights = parameters.weights(model)
     kept = None
-    if keeps_states(config, setting):
+    if config.frozen_states:
         kept = _kept_states(config, setting, workdir, weights)
     trainable, frozen = freezing.split(weights, setting.frozen)
     return Start(trainable, frozen, partial(_batch, setting, kept))

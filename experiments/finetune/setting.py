@@ -80,6 +80,11 @@ def prepare(config: Config) -> Setting:
     own_slots(order, share(mesh))
     shapes = parameters.shapes(parameters.abstract(model, dtype=jnp.float32))
     frozen = freezing.frozen_mask(shapes, freezing.read_rules(config.freeze, model))
+    if config.frozen_states and not freezing.lowest_block(model, frozen):
+        raise ValueError(
+            "frozen_states must be empty where the first block trains, as with freeze="
+            f"{config.freeze!r}, got {config.frozen_states!r}; freeze=paper:1 would freeze it"
+        )
     sizes = {path: like.shape for path, like in shapes.items()}
     return Setting(folder, frozen, sizes, text, order, mesh)
 
@@ -119,11 +124,6 @@ def kept_states_key(config: Config, setting: Setting) -> Key:
             "rows": [order.parts, order.part_rows],
         },
     )
-
-
-def keeps_states(config: Config, setting: Setting) -> bool:
-    """Whether there are frozen first blocks, and what they make of the text is kept."""
-    return bool(config.frozen_states and setting.lowest)
 
 
 def describe(setting: Setting, *, cached: bool, remat: bool) -> str:

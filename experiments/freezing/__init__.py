@@ -6,30 +6,32 @@
 Compares the model as it is with full fine-tuning and selective freezing (Wilie et al. 2025,
 section 5), which start from the same weights and see the same rows, once for every seed. Writes
 bits.csv (bits per byte of each language), ilo.csv (ILO of each language at each hidden state,
-with its references), bits.png and ilo.png into the run folder; the models are below it, as
-Hugging Face folders. Started again, it continues where it was.
+with its references), bits.png, ilo.png and config.json into the run folder; the models are below
+it, as Hugging Face folders. Started again, it continues where it was.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from experiments.finetune import config as training
 from experiments.finetune import finetune
-from experiments.finetune.setting import prepare
+from experiments.finetune.setting import Setting, prepare, training_key
 from experiments.finetune.watch import read_slice
 from experiments.freezing import report
 from experiments.freezing.report import Judged
 from experiments.launch import Run, say
+from experiments.provenance import leave_config
 from experiments.settings import at_least
 from ilo_jax.evaluation.held_out import Slice, judge, judgement_key
 from ilo_jax.files import key_digest
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import Folder, open_folder
 from ilo_jax.sharding import make_mesh
+from ilo_jax.training.checkpoints import Key
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -75,10 +77,9 @@ def check(config: Config) -> None:
 def arms(config: Config, run: Run, base: Folder) -> list[Arm]:
     """What is compared, each trained below the run folder."""
 
-    def trained(name: str, freeze: str, seed: int) -> Arm:
+    def trained(name: str, fields: dict[str, Any], seed: int) -> Arm:
         given = {field.name: getattr(config, field.name) for field in FIELDS}
-        given |= {"freeze": freeze, "seed": seed}
-        given["frozen_folder"] = config.frozen_folder or str(run.workdir / "frozen-states")
+        given |= {"seed": seed, **fields}
         own = training.Config(**given)
         where = Run(run.workdir / f"{name}-{seed}")
 
@@ -88,10 +89,16 @@ def arms(config: Config, run: Run, base: Folder) -> list[Arm]:
 
         return Arm(name, seed, train)
 
-    kinds = {"full": "none", "frozen": config.freeze}
+    folder = config.frozen_folder
+    if config.frozen_states == "disk":
+        folder = folder or str(run.workdir / "frozen-states")
+    kinds = {
+        "full": {"freeze": "none", "frozen_states": "", "frozen_folder": ""},
+        "frozen": {"frozen_folder": folder},
+    }
     seeds = range(config.seed, config.seed + config.seeds)
     found = [Arm("base", 0, lambda: base)]
-    return found + [trained(kind, rule, seed) for seed in seeds for kind, rule in kinds.items()]
+    return found + [trained(kind, own, seed) for seed in seeds for kind, own in kinds.items()]
 
 
 def compare(config: Config, run: Run) -> list[Judged]:
@@ -126,9 +133,16 @@ def compare(config: Config, run: Run) -> list[Judged]:
         size = f"{config.rows} x {setting.text.row_length} tokens"
         title = f"{setting.folder.name}, {config.steps} steps of {size}"
         report.write(run.workdir, found, languages, trained=config.trained, title=title)
+    leave_config(run.workdir, config, comparison_key(config, setting, held_out))
     say(report.table(found, languages, trained=config.trained))
-    say(f"wrote bits.csv, ilo.csv, bits.png and ilo.png in {run.workdir}")
+    say(f"wrote bits.csv, ilo.csv, bits.png, ilo.png and config.json in {run.workdir}")
     return found
+
+
+def comparison_key(config: Config, setting: Setting, held_out: Slice) -> dict[str, Key]:
+    """What determines the trainings, and what their models are judged by."""
+    judged = judgement_key(held_out, setting.folder.fingerprint)
+    return {"training": training_key(config, setting), "judgement": judged}
 
 
 def _judged(arm: Arm, folder: Folder, config: Config, run: Run, held_out: Slice) -> Judged:

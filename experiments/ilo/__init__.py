@@ -9,7 +9,6 @@ killed continues where it was. On several hosts, start it on each with --distrib
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -18,10 +17,10 @@ import jax
 from experiments import pictures, tables
 from experiments.ilo import report
 from experiments.launch import Run, say
+from experiments.provenance import leave_config
 from experiments.settings import Bound, Compared, Extraction, Overlap, at_least, check, one_of
-from experiments.states import Stored, read_corpus, stored_states, surroundings
+from experiments.states import Stored, read_corpus, stored_states
 from ilo_jax.evaluation.interlingua import scored
-from ilo_jax.files import key_digest, write_text
 from ilo_jax.metrics import PRECISIONS, IloSettings, ReferencedScores, check_settings
 from ilo_jax.models.hub.folder import open_folder
 
@@ -48,17 +47,6 @@ def settings_of(config: Config) -> IloSettings:
     return IloSettings(**{name: getattr(config, name) for name in names})
 
 
-def record(config: Config, stored: Stored, seconds: float) -> str:
-    """All that determines the run, and what it took, as JSON."""
-    computed = stored.store.sessions()
-    whole = {
-        "config": dataclasses.asdict(config),
-        "states": {"digest": key_digest(stored.key), "key": stored.key, "computed": computed},
-        "scores": surroundings() | {"seconds": round(seconds, 3)},
-    }
-    return json.dumps(whole, indent=2, ensure_ascii=False)
-
-
 def measure(config: Config, run: Run) -> ReferencedScores:
     """Run the whole job and leave its files in the run folder.
 
@@ -81,16 +69,16 @@ def measure(config: Config, run: Run) -> ReferencedScores:
     scores = scored(stored.hidden_states(doing="scores"), settings_of(config))
     seconds = time.perf_counter() - begun
     if jax.process_index() == 0:
-        write(run.workdir, scores, stored, config, seconds)
+        write(run.workdir, scores, stored, config)
+    took = stored.took | {"seconds": round(seconds, 3)}
+    leave_config(run.workdir, config, stored.key, took=took)
     say(report.table(scores, languages=corpus.languages))
     say(f"scored in {seconds:.1f} s; wrote scores.csv, config.json and ilo.png in {run.workdir}")
     return scores
 
 
-def write(
-    workdir: Path, scores: ReferencedScores, stored: Stored, config: Config, seconds: float
-) -> None:
-    """Leave the files of a run in its folder."""
+def write(workdir: Path, scores: ReferencedScores, stored: Stored, config: Config) -> None:
+    """Leave the scores of a run, and their picture, in its folder."""
     languages = stored.corpus.languages
     title = f"{stored.model}, {len(languages)} languages x {len(stored.corpus.sentences[0])}"
     title += f" sentences of {Path(stored.corpus.source).name}, k={config.k}"
@@ -99,4 +87,3 @@ def write(
     tables.write(workdir / "scores.csv", ("model", *tables.INTERLINGUA), rows)
     figure = report.picture(scores, title=title, languages=languages)
     pictures.write(workdir / "ilo.png", figure)
-    write_text(workdir / "config.json", record(config, stored, seconds))

@@ -96,10 +96,10 @@ def test_bits_per_byte_are_those_of_torch(config, decoder, text, tmp_path, capsy
         assert int(row["tokens"]) == count
         assert float(row["loss_per_token"]) == pytest.approx(nats / count, rel=1e-5)
         assert float(row["bits_per_byte"]) == pytest.approx(nats / count / math.log(2), rel=1e-5)
-    assert {p.name for p in tmp_path.iterdir()} == {"evaluation.csv", "evaluation.json"}
-    record = json.loads((tmp_path / "evaluation.json").read_text())
+    assert {p.name for p in tmp_path.iterdir()} == {"evaluation.csv", "config.json"}
+    record = json.loads((tmp_path / "config.json").read_text())
     assert record["config"]["batch_tokens"] == 256
-    assert set(record["model"]) >= {"model.safetensors", "tokenizer.json"}
+    assert set(record["key"]["model"]) >= {"model.safetensors", "tokenizer.json"}
     mean = np.mean([float(row["bits_per_byte"]) for row in table])
     assert f"{mean:.3f}" in capsys.readouterr().out
 
@@ -126,7 +126,7 @@ def test_choices_are_those_of_torch(config, questions, decoder, tmp_path):
     assert float(table["en"]["chance"]) == 0.5
     assert [table[language]["questions"] for language in ("de", "en")] == ["2", "1"]
     assert not (tmp_path / "run/evaluation.csv").exists()
-    digests = json.loads((tmp_path / "run/evaluation.json").read_text())["questions"]
+    digests = json.loads((tmp_path / "run/config.json").read_text())["key"]["questions"]
     assert list(digests) == [questions]
 
 
@@ -178,7 +178,7 @@ def test_what_was_measured_stays_where_a_later_measure_fails(config, tmp_path, m
         measure(dataclasses.replace(config, retrieval=True), Run(tmp_path / "half"))
     assert {path.name for path in (tmp_path / "half").iterdir()} == {
         "evaluation.csv",
-        "evaluation.json",
+        "config.json",
     }
     table = [float(row["bits_per_byte"]) for row in rows(tmp_path / "half/evaluation.csv")]
     assert whole.texts is not None
@@ -196,6 +196,14 @@ BAD_CONFIGS = [
     ({"shape": "quiz"}, "shape must be one of plain, xnli, xcopa, belebele, got 'quiz'"),
     ({"likelihood": False}, "one of likelihood, questions and retrieval must be asked for"),
     ({"prefix": "query: "}, "prefix must be empty where likelihood is asked for, got 'query: '"),
+    (
+        {"prefix": "query: ", "likelihood": False, "questions": "no-such-file.jsonl"},
+        "prefix must be empty where questions is asked for, got 'query: '",
+    ),
+    (
+        {"prefix": "query: ", "questions": "no-such-file.jsonl"},
+        "prefix must be empty where likelihood and questions is asked for, got 'query: '",
+    ),
     ({"questions": "no-such-file.jsonl"}, "no questions at no-such-file.jsonl"),
     ({"model": "no-such-folder"}, "model must be a folder or a hub id owner/name"),
     ({"corpus": "no-such-corpus"}, "no-such-corpus"),
@@ -240,6 +248,7 @@ def test_the_command_line(config, tmp_path):
             sys.executable,
             "-m",
             "experiments.evaluate",
+            "--config=configs/evaluate/smollm2.py",
             f"--config.model={config.model}",
             f"--config.corpus={config.corpus}",
             "--config.sentences=2",

@@ -1,5 +1,7 @@
 """Extraction as a command: several processes, killed and resumed, refused."""
 
+import dataclasses
+import json
 import random
 import signal
 import time
@@ -170,6 +172,16 @@ def test_states_may_be_stored_in_half_the_bytes(tiny, text, tmp_path):
     for layer in range(3):
         one, other = (store.read("residual_mean", layer) for store in (whole, half))
         np.testing.assert_allclose(other, one, rtol=2**-8)
+
+
+def test_what_the_states_are_of_is_written_down(tiny, text, tmp_path):
+    config = Config(model=str(tiny), corpus=str(text), batch_tokens=256, states=f"{tmp_path}/s")
+    stored = extract(config, Run(tmp_path / "run"))
+    record = json.loads((tmp_path / "run/config.json").read_text())
+    assert record["config"] == dataclasses.asdict(config)
+    assert record["key"] == json.loads(json.dumps(stored.key))
+    assert Path(stored.store.url).name == record["ran_on"]["states"]
+    assert [session["batch_tokens"] for session in record["ran_on"]["computed"]] == [256]
 
 
 def test_taps_that_the_model_has_not_are_refused(tiny, text, tmp_path):

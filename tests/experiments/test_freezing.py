@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from experiments import freezing as module
+from experiments.finetune.setting import prepare
 from experiments.finetune.watch import read_slice
 from experiments.freezing import Config, compare
 from experiments.launch import Run
@@ -65,6 +67,27 @@ def test_all_arms_are_judged_alike(workdir, text):
         change = float(row["bits_per_byte"]) - base[row["language"]]
         assert float(row["change"]) == pytest.approx(change, abs=2e-5)
     assert all((workdir / name).read_bytes()[1:4] == b"PNG" for name in ("bits.png", "ilo.png"))
+    record = json.loads((workdir / "config.json").read_text())
+    assert (
+        record["config"]["freeze"] == record["key"]["training"]["settings"]["freeze"] == "paper:2"
+    )
+    assert set(record["key"]) == {"training", "judgement"}
+
+
+@pytest.mark.parametrize("kind", ["", "memory", "disk"])
+def test_only_the_frozen_arm_keeps_states_and_all_seeds_share_them(
+    config, decoder, tmp_path, monkeypatch, kind
+):
+    trained = []
+    monkeypatch.setattr(module, "finetune", lambda config, run: trained.append(config))
+    asked = dataclasses.replace(config, frozen_states=kind)
+    for arm in module.arms(asked, Run(tmp_path), open_folder(decoder)):
+        arm.train()
+    shared = str(tmp_path / "frozen-states") if kind == "disk" else ""
+    kept = [(own.freeze, own.frozen_states, own.frozen_folder) for own in trained]
+    assert kept == [("none", "", ""), ("paper:2", kind, shared)] * 2
+    for own in trained:
+        prepare(own)
 
 
 @pytest.mark.slow

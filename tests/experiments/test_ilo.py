@@ -89,9 +89,9 @@ def test_it_leaves_a_row_per_state_and_language(config, text, tmp_path):
     assert (tmp_path / "ilo.png").stat().st_size > 10_000
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["config"]["k"] == 5
-    assert set(record["states"]["key"]["model"]) >= {"model.safetensors", "tokenizer.json"}
-    assert set(record["scores"]["versions"]) >= {"python", "jax", "flax", "transformers"}
-    (session,) = record["states"]["computed"]
+    assert set(record["key"]["model"]) >= {"model.safetensors", "tokenizer.json"}
+    assert set(record["ran_on"]["versions"]) >= {"python", "jax", "flax", "transformers"}
+    (session,) = record["ran_on"]["computed"]
     assert session["tokens"] > 0
     assert session["batch_tokens"] == 256
 
@@ -102,7 +102,7 @@ def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):
     again = measure(config, Run(tmp_path))
     assert "using the states stored in" in capsys.readouterr().out
     record = json.loads((tmp_path / "config.json").read_text())
-    assert record["states"]["computed"][0]["tokens"] > 0
+    assert record["ran_on"]["computed"][0]["tokens"] > 0
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -136,7 +136,7 @@ def test_states_of_other_token_ids_are_not_used(config, tmp_path, monkeypatch, f
     again = measure(config, Run(tmp_path))
     assert len([p for p in (tmp_path / "states").iterdir() if p.is_dir()]) == 2
     record = json.loads((tmp_path / "config.json").read_text())
-    assert len(record["states"]["computed"]) == 1
+    assert len(record["ran_on"]["computed"]) == 1
     monkeypatch.setattr(states, "token_ids", token_ids)
     monkeypatch.setattr(states, "FORWARD", FORWARD._replace(number=-1))
     first = measure(config, Run(tmp_path))

@@ -24,7 +24,10 @@ def config() -> Config:
         ({"clip": -1.0}, "clip must be at least 0, got -1.0"),
         ({"text": ""}, "text must be a file or folder to learn from, got none"),
         ({"frozen_states": "disc"}, "frozen_states must be empty, memory or disk, got 'disc'"),
-        ({"param_dtype": "bfloat16"}, "param_dtype must be float32 in training, got 'bfloat16'"),
+        (
+            {"frozen_folder": "kept", "frozen_states": "memory"},
+            "frozen_folder must be empty unless frozen_states=disk, got 'kept'",
+        ),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got 'float16'"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
         ({"warmup": 200}, "warmup must be in [0, 199] for 200 steps, got 200"),
@@ -34,6 +37,10 @@ def test_values_that_no_run_could_use_are_named(config, fields, message):
     with pytest.raises(ValueError, match=r"must be|must divide") as error:
         check(dataclasses.replace(config, **fields))
     assert message in str(error.value)
+
+
+def test_weights_are_float32_and_nothing_else_can_be_asked_for(config):
+    assert not hasattr(config, "param_dtype")
 
 
 def test_everything_wrong_is_named_at_once(config):

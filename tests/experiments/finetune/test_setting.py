@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,6 @@ from experiments.finetune import setting as module
 from experiments.finetune.config import Config
 from experiments.finetune.setting import (
     describe,
-    keeps_states,
     kept_states_key,
     prepare,
     training_key,
@@ -170,9 +170,12 @@ def test_what_a_step_costs_is_said(config):
 
 
 @pytest.mark.parametrize(
-    ("frozen_states", "freeze", "kept"),
-    [("memory", "paper:1", True), ("", "paper:1", False), ("disk", "none", False)],
+    ("frozen_states", "freeze"), [("disk", "none"), ("memory", "paper:0"), ("disk", "layers/2/.*")]
 )
-def test_states_are_kept_where_asked_for_and_blocks_are_frozen(config, frozen_states, freeze, kept):
-    asked = dataclasses.replace(config, frozen_states=frozen_states, freeze=freeze)
-    assert keeps_states(asked, prepare(asked)) is kept
+def test_states_are_not_kept_where_no_first_block_is_frozen(config, frozen_states, freeze):
+    message = (
+        "^frozen_states must be empty where the first block trains, as with freeze="
+        f"'{re.escape(freeze)}', got '{frozen_states}'; freeze=paper:1 would freeze it$"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(dataclasses.replace(config, frozen_states=frozen_states, freeze=freeze))

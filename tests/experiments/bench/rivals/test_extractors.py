@@ -1,73 +1,18 @@
 """Everyone who is timed extracts the same vectors, and the floor is all of the products."""
 
 import re
-import shutil
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaModel
 
 from experiments.bench.extract import SEARCHERS
-from experiments.bench.rivals import extractors, torch_extractors
-from experiments.bench.rivals.work import Work, prepare
-from experiments.settings import Source
+from experiments.bench.rivals import extractors
 from ilo_jax.models.config import AttentionConfig
 
 SENTENCES, LANGUAGES, LAYERS = 5, 6, 3
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(tiny, tmp_path_factory) -> Path:
-    """A folder with a random two-block Llama that reads bytes."""
-    folder = tmp_path_factory.mktemp("tiny_llama") / "llama"
-    shutil.copytree(tiny, folder)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=40,
-        max_position_embeddings=96,
-    )
-    torch.manual_seed(0)
-    model = LlamaModel(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += 0.3 * torch.randn_like(weight)
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", params=["tiny", "tiny_llama"])
-def work(request, text, tmp_path_factory) -> Work:
-    folder = request.getfixturevalue(request.param)
-    return prepare(
-        Source(model=str(folder), corpus=str(text), sentences=SENTENCES),
-        random=None,
-        dtype="float32",
-        batch_tokens=512,
-        torch_batch=4,
-        scratch=tmp_path_factory.mktemp("scratch"),
-    )
-
-
-@pytest.fixture(scope="module")
-def true(work) -> np.ndarray:
-    """In float64, one sentence at a time."""
-    model = work.theirs.double()
-    found = []
-    with torch.no_grad():
-        for one in work.ids():
-            states = model(torch.from_numpy(one)[None], output_hidden_states=True).hidden_states
-            found.append([state[0].numpy().mean(0) for state in states])
-    work.theirs.float()
-    return np.array(found).swapaxes(0, 1)
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHERS if name != "products"])
@@ -201,44 +146,3 @@ def test_no_product_of_the_floor_is_left_out():
     assert cost is not None
     assert needed <= cost["flops"] < 1.1 * needed
     assert np.isfinite(compiled(jnp.ones((rows, seq, 8)), weights))
-
-
-def test_padding_is_ignored(work):
-    ids = work.ids()[:7]
-    batches = torch_extractors.padded(ids, 3)
-    assert [tuple(tokens.shape) for tokens, _ in batches] == [
-        (len(ids[i : i + 3]), max(map(len, ids[i : i + 3]))) for i in (0, 3, 6)
-    ]
-    for (tokens, real), start in zip(batches, (0, 3, 6), strict=True):
-        for row, one in enumerate(ids[start : start + 3]):
-            np.testing.assert_array_equal(tokens[row][real[row]], one)
-    other = [(torch.where(real, tokens, 77), real) for tokens, real in batches]
-    pairs = zip(*(torch_extractors.pooled(work.theirs, b) for b in (batches, other)), strict=True)
-    for one, two in pairs:
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("fastest", torch_extractors.BATCH_SIZES)
-def test_torch_gets_the_fastest_size(fastest, monkeypatch, capsys):
-    seen = {}
-
-    def alternating(calls, *, rounds):
-        for name, call in calls.items():
-            model, batches = call.args
-            assert model == "model"
-            assert {tokens.shape[0] for tokens, _ in batches} == {int(name)}
-            seen[name] = sum(int(real.sum()) for _, real in batches)
-        seconds = {name: extractors.Seconds(abs(int(name) - fastest), 0) for name in calls}
-        return {name: extractors_timed(each) for name, each in seconds.items()}
-
-    def extractors_timed(seconds):
-        return torch_extractors.timing.Timed(seconds, None)
-
-    monkeypatch.setattr(torch_extractors.timing, "alternating", alternating)
-    ids = [np.full(1000 - i, i) for i in range(640)]
-    work = Work("", None, "model", *[None] * 7)  # pyright: ignore
-    assert torch_extractors.fastest_size(work, ids) == fastest
-    # The longest, those in the middle, and the shortest.
-    tried = [*range(64), *range(256, 320), *range(576, 640)]
-    assert set(seen.values()) == {sum(1000 - i for i in tried)}
-    assert "seconds by sentences" in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""What a run was: its settings, what determines what it leaves, and what it ran on."""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ilo_jax.files import write_text
+
+PACKAGES = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "safetensors")
+"""Packages whose versions are written down."""
+
+
+def surroundings() -> dict[str, Any]:
+    """The versions and devices that computed something."""
+    versions = {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+    devices = {"devices": [d.device_kind for d in jax.local_devices()]}
+    return {"versions": versions, **devices, "processes": jax.process_count()}
+
+
+def leave_config(
+    workdir: Path,
+    config: Any,
+    key: Mapping[str, Any],
+    *,
+    took: Mapping[str, Any] | None = None,
+) -> None:
+    """Write WORKDIR/config.json, by the first process only.
+
+    It holds "config", the settings; "key"; and "ran_on", `surroundings` and what it took.
+
+    Args:
+        workdir: The run folder.
+        config: The job's Config.
+        key: What determines the results beside the settings: digests of what they name.
+        took: What it took, such as seconds; None: nothing is told.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    if jax.process_index():
+        return
+    ran_on = surroundings() | dict(took or {})
+    whole = {"config": dataclasses.asdict(config), "key": key, "ran_on": ran_on}
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(workdir / "config.json", json.dumps(whole, indent=2, ensure_ascii=False))
