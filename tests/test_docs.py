@@ -20,6 +20,7 @@ README = ROOT / "README.md"
 PAGES = {str(path.relative_to(ROOT)): path for path in [README, *sorted(ROOT.glob("docs/*.md"))]}
 TEXTS = {name: path.read_text() for name, path in PAGES.items()}
 CONFIGS = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.glob("configs/*/*.py"))}
+SCRIPTS = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.glob("experiments/**/*.py"))}
 SET_UP = [
     "pip install -e '.[sample]' && python -m experiments.ilo --config=configs/ilo/sample.py",
     "pip install -e '.[test]' && pytest -n 2",
@@ -53,20 +54,20 @@ def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text())) or ""
 
 
-def config_commands(path: Path) -> list[str]:
+def docstring_commands(path: Path) -> list[str]:
     text = re.sub(r"\\\n\s*", "", docstring(path))
-    return [line.strip() for line in text.splitlines() if "python -m " in line]
+    return [line.strip() for line in text.splitlines() if re.search(r"(^ *|&& )python -m ", line)]
 
 
 def commands() -> dict[str, set[str]]:
-    """Every command of a page or a configuration, and who names it."""
+    """Every command of a page, a configuration or a script, and who names it."""
     named: dict[str, set[str]] = {}
     for name, text in TEXTS.items():
         inline = [span for span in spans(text) if span.startswith(("python -m ", "pytest "))]
         for command in block_commands(text) + inline:
             named.setdefault(command, set()).add(name)
-    for name, path in CONFIGS.items():
-        for command in config_commands(path):
+    for name, path in (CONFIGS | SCRIPTS).items():
+        for command in docstring_commands(path):
             named.setdefault(command, set()).add(name)
     return named
 
@@ -143,15 +144,27 @@ def test_ci_removes_nothing_but_its_temporary_folder():
     ]
 
 
+def defined_flags(script: Path) -> set[str]:
+    """The flags of a script; a job has those of the launch, --profile only if it says so."""
+    text = script.read_text()
+    if script.name != "__main__.py":
+        return set(FLAG.findall(text))
+    launched = set(FLAG.findall((ROOT / "experiments/launch.py").read_text()))
+    return launched if "profile=True" in text else launched - {"profile"}
+
+
+def test_only_jobs_that_leave_a_trace_take_profile():
+    jobs = ROOT.glob("experiments/*/__main__.py")
+    profiled = {job.parent.name for job in jobs if "profile" in defined_flags(job)}
+    assert profiled == {"ilo", "extract", "evaluate"}
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "-m experiments." in c])
 def test_commands_name_what_exists(command: str):
     module, *words = shlex.split(command[command.index("experiments.") :].rstrip('"'))
     script = ROOT / module.replace(".", "/")
     script = script / "__main__.py" if script.is_dir() else script.with_suffix(".py")
-    defined = set(FLAG.findall(script.read_text()))
-    job = script.name == "__main__.py"
-    if job:
-        defined |= set(FLAG.findall((ROOT / "experiments/launch.py").read_text()))
+    defined, job = defined_flags(script), script.name == "__main__.py"
     for word in words:
         assert word.startswith("--"), word
         flag, _, value = word.removeprefix("--").partition("=")
