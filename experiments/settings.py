@@ -6,6 +6,7 @@ the last to the first, as `dataclasses` has it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,14 +35,15 @@ def bounded(default: T, *bounds: Bound) -> T:
 
 
 def at_least(low: float, *, default: T, below: Bound | None = None) -> T:
-    """A field that holds a number.
+    """A field that holds a finite number.
 
     Args:
-        low: The least that it may be; NaN is not allowed.
+        low: The least that it may be.
         default: What it is where nobody says.
         below: Another bound, if there is one.
     """
     bounds = [Bound(lambda value: value >= low, f"at least {low}")]
+    bounds.append(Bound(math.isfinite, "finite"))
     return bounded(default, *bounds, *([below] if below else []))
 
 

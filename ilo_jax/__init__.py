@@ -1,7 +1,8 @@
 """Do the languages inside a model share one representation space?
 
-The measures, to be imported into other JAX code. Models, corpora, extraction and fine-tuning are
-in `ilo_jax.models`, `ilo_jax.corpora`, `ilo_jax.activations` and `ilo_jax.training`.
+The measures, to be imported into other JAX code. Corpora, models, extraction, evaluation and
+training are in `ilo_jax.corpora`, `ilo_jax.models`, `ilo_jax.activations`, `ilo_jax.evaluation` and
+`ilo_jax.training`.
 """
 
 from ilo_jax.metrics import (

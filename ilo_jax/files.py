@@ -41,8 +41,20 @@ def write_beside(file: Path, write: Callable[[Path], Any]) -> None:
 
     Args:
         file: Where it is to be; a link there is replaced, not followed.
-        write: Called with a path of the same name, in a new folder beside the file that only
-            this user enters, to write there.
+        write: Called with the path of `whole`, to write there.
+
+    Raises:
+        OSError: If it cannot be written; what stood there before still stands.
+    """
+    with whole(file) as beside:
+        write(beside)
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes the file if all goes well until the end.
+
+    It has the name of the file, in a new folder beside it that only this user enters.
 
     Raises:
         OSError: If it cannot be written; what stood there before still stands.
@@ -50,7 +62,7 @@ def write_beside(file: Path, write: Callable[[Path], Any]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
             beside = Path(folder) / file.name
-            write(beside)
+            yield beside
             beside.replace(file)
     except OSError as error:
         raise OSError(f"cannot write {file}: {error}") from error
@@ -92,23 +104,30 @@ def amended(folder: ts.KvStore, file: str, change: Callable[[Any], Any]) -> Any:
         What is there now.
 
     Raises:
-        ValueError: If what is there is not JSON.
+        ValueError: If what is there is not JSON, or what is to be there cannot be, such as NaN.
         OSError: If it cannot be read or written.
     """
-    try:
-        while True:
+    while True:
+        with _as_os_error(folder):
             found = folder.read(file).result()
-            there = None if found.state == "missing" else _parsed(found.value, folder, file)
-            wanted = change(there)
-            if wanted is there:
-                return there
+        there = None if found.state == "missing" else _parsed(found.value, folder, file)
+        wanted = change(there)
+        if wanted is there:
+            return there
+        text = json.dumps(wanted, allow_nan=False)
+        with _as_os_error(folder):
             # Written only if the file still is as it was read; else the generation is empty.
-            text, before = json.dumps(wanted, allow_nan=False), found.stamp.generation
-            if folder.write(file, text, if_equal=before).result().generation:
-                return wanted
-    except DamagedError:
-        raise
-    except ValueError as error:  # tensorstore's word for every failure of the file system
+            stamp = folder.write(file, text, if_equal=found.stamp.generation).result()
+        if stamp.generation:
+            return wanted
+
+
+@contextmanager
+def _as_os_error(folder: ts.KvStore) -> Iterator[None]:
+    """Say where a file could not be read or written: tensorstore calls it all a ValueError."""
+    try:
+        yield
+    except ValueError as error:
         raise OSError(f"cannot write into {_place(folder)}: {error}") from error
 
 

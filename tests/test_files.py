@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import signal
 import subprocess
@@ -146,6 +147,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "key.json.__lock").mkdir()
     with pytest.raises(OSError, match=rf"^cannot write into {tmp_path}/: "):
         claimed(tmp_path, KEY)
+
+
+def test_what_json_has_not_is_no_failure_of_the_folder(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"Out of range float values are not JSON compliant"):
+        amended(kvstore(tmp_path), "record.json", lambda there: {"rate": math.inf})
+    assert not (tmp_path / "record.json").exists()
 
 
 def test_what_several_change_at_once_holds_what_all_of_them_wrote(tmp_path: Path):

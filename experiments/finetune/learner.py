@@ -14,7 +14,7 @@ from ilo_jax.files import key_digest
 from ilo_jax.models import parameters
 from ilo_jax.models.hub.loading import load
 from ilo_jax.models.parameters import Weights
-from ilo_jax.processes import share
+from ilo_jax.processes import share, together
 from ilo_jax.training import freezing, optimizers
 from ilo_jax.training.kept_states import KeptStates, compute_kept_states
 from ilo_jax.training.language import Batch, next_token
@@ -90,5 +90,5 @@ def _kept_file(config: Config, setting: Setting, workdir: Path) -> Path:
     """Where kept states are on disk: another file for whatever changes them."""
     part, key = share(setting.mesh), kept_states_key(config, setting)
     folder = Path(config.frozen_folder or workdir / "frozen")
-    folder.mkdir(parents=True, exist_ok=True)
+    together(lambda: folder.mkdir(parents=True, exist_ok=True), what=f"making {folder}")
     return folder / f"{key_digest(key)}-{part.index}-of-{part.count}.bin"

@@ -1,1 +1,1 @@
-"""From a model and a corpus to pooled hidden states, computed and stored."""
+"""From a model and a corpus to what any site shows of each sentence, computed and stored."""

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from ilo_jax.activations.forward import naming_what_to_change
 from ilo_jax.activations.taps import read, taken
 from ilo_jax.corpora.packing import Plan, Rows, Sentences, even_batches, joined
 from ilo_jax.models import parameters
@@ -42,6 +43,7 @@ def compiled_pooled(
         batch_tokens: Positions computed at a time on each place along "data".
 
     Raises:
+        MemoryError: When called, if a device has too little.
         ValueError: If the languages have different numbers of sentences.
     """
     counts = [len(of_language.lengths) for of_language in sentences]
@@ -62,7 +64,8 @@ def compiled_pooled(
 
     def pooled(model: Transformer) -> Array:
         weights = parameters.weights(model)
-        return gathered([forward(weights, batch) for batch in batches])
+        with naming_what_to_change(rows[0]):
+            return jax.block_until_ready(gathered([forward(weights, batch) for batch in batches]))
 
     return pooled
 

@@ -145,14 +145,14 @@ def schedule(
     """
     groups: list[list[int]] = []
     tokens = size = 0
-    for language, (ids, _, _, lengths) in sentences.items():
+    for language, each in sentences.items():
         full = tokens >= BLOCK_BATCHES * rows[0] * row_lengths[0] or size >= BLOCK_BYTES
         if full or not groups:
             groups.append([])
             tokens = size = 0
         groups[-1].append(language)
-        tokens += len(ids)
-        size += token_bytes * len(ids) + sentence_bytes * len(lengths)
+        tokens += len(each.tokens)
+        size += token_bytes * len(each.tokens) + sentence_bytes * len(each.lengths)
     blocks = [_block(group, sentences, row_lengths) for group in groups]
     to_do = [i for i, block in enumerate(blocks) if {*block.languages} & {*missing}]
     return Schedule(blocks, to_do, row_lengths, rows)

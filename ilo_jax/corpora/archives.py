@@ -1,6 +1,7 @@
 """Archives of text files, unpacked with distrust: plain files only, inside, once, and bounded."""
 
 import gzip
+import lzma
 import shutil
 import stat
 import tarfile
@@ -19,8 +20,16 @@ ARCHIVES = (".tar.gz", ".tgz", ".zip")
 Members = Generator[tuple[str, IO[bytes] | None], None, None]
 """Names, and contents where they are plain files."""
 
-DAMAGE = (EOFError, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error)
-"""What Python raises for an archive that is none, or is cut or changed."""
+DAMAGE = (
+    EOFError,
+    NotImplementedError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What Python raises for an archive that is none, is cut or changed, or is packed in other ways."""
 
 
 def unpack(archive: Path, folder: Path, *, most_bytes: int) -> Path:

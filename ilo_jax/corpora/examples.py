@@ -162,6 +162,8 @@ def _read_squad(path: Path) -> list[Example]:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, character {error.colno}"
         raise ValueError(f"{path} must be JSON, got at {where}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} must be JSON of paragraphs, got one nested too deeply") from error
     return [Example("", context) for context in _contexts(document, path)]
 
 

@@ -99,6 +99,8 @@ def parse_object(line: str) -> dict[str, Any]:
         record = json.loads(line, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} at character {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
     if not isinstance(record, dict):
         raise ValueError(f"is {reprlib.repr(record)}")
     return record

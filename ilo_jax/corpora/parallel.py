@@ -15,7 +15,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ilo_jax.corpora.lines import is_text, parse_object, parse_tsv, read_lines, refuse_repeated
+from ilo_jax.corpora.lines import (
+    is_text,
+    made,
+    parse_object,
+    parse_tsv,
+    read_lines,
+    refuse_repeated,
+)
 from ilo_jax.refusals import listed, refuse
 
 SAMPLE = Path(str(importlib.resources.files("ilo_jax.corpora") / "sample"))
@@ -212,13 +219,7 @@ def _near(code: str, there: Sequence[str]) -> str:
 
 def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
     """The values of every key of a table of JSON objects, text or not."""
-    records, problems = [], []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(parse_object(line))
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-    refuse(f"{source}: a line must be a JSON object, got", problems)
+    records = made(lines, parse_object, what=f"{source}: a line must be a JSON object")
     keys = records[0].keys()
     differing = [
         f"line {number}: " + ", ".join(_differences(record.keys(), keys))

@@ -247,16 +247,17 @@ def read_features(builder: Any, split: str, source: str) -> list[Any]:
         ValueError: If the files are damaged.
     """
     import tensorflow_datasets as tfds
+    from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
         data = builder.as_data_source(split, deserialize_method=raw)
-        records = data.__getitems__(range(len(data)))
-    except (RuntimeError, ValueError) as error:
+        parse = tf_example_pb2.Example.FromString  # pyright: ignore (made at import)
+        records = map(parse, data.__getitems__(range(len(data))))
+        return [record.features.feature for record in records]
+    except (DecodeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{source} is damaged: {error}") from error
-    parse = tf_example_pb2.Example.FromString  # pyright: ignore (made at import)
-    return [parse(record).features.feature for record in records]
 
 
 def _sorted(examples: Sequence[Any], source: str) -> list[Any]:

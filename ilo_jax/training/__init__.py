@@ -1,1 +1,1 @@
-"""What a language model learns, and how well it does."""
+"""Learning, of language models and of anything else: steps, runs, what is frozen, what is kept."""

@@ -36,8 +36,8 @@ def step_cost(
     """The operations of one step of a causal language model.
 
     Each position of a row counts, padding too, and in attention each pair of them that is
-    compared (`models.spans`). The optimizer, norms and softmax are left out. (Kaplan et al. 2020,
-    section 2.1, with attention, and with the weights that do not train taken off.) Exact where
+    compared (`models.layers.spans`). The optimizer, norms and softmax are left out. (Kaplan et al.
+    2020, section 2.1, with attention, and without the weights that do not train.) Exact where
     blocks train or are frozen whole, the first of them frozen; other rules may need a little less
     than it says.
 

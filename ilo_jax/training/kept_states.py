@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from ilo_jax.activations.store import numpy_dtype
 from ilo_jax.corpora.packing import Rows
-from ilo_jax.files import write_beside
+from ilo_jax.files import whole
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.parameters import Weights
@@ -85,7 +86,8 @@ def compute_kept_states(
             return KeptStates(np.concatenate([nothing, *parts]), numbers)
         _write(file, parts)
     assert file is not None
-    return KeptStates(np.memmap(file, numpy_dtype(dtype), mode="r", shape=shape), numbers)
+    mapped = partial(np.memmap, file, numpy_dtype(dtype), mode="r", shape=shape)
+    return KeptStates(together(mapped, what=f"reading {file}"), numbers)
 
 
 def _is_there(file: Path, shape: tuple[int, ...], dtype: str) -> bool:
@@ -122,11 +124,17 @@ def _computed(
 
 
 def _write(file: Path, parts: Iterator[np.ndarray]) -> None:
-    """Write the states one after the other, whole or not at all, on all processes or none."""
+    """Write the states one after the other, whole or not at all; if one process fails, all do."""
+    what = f"writing {file}"
+    with ExitStack() as held:
+        stream = together(lambda: held.enter_context(_opened(file)), what=what)
+        for part in parts:
+            together(partial(part.tofile, stream), what=what)
+        together(held.close, what=what)
 
-    def into(beside: Path) -> None:
-        with beside.open("wb") as stream:
-            for part in parts:
-                together(partial(part.tofile, stream), what=f"writing {file}")
 
-    write_beside(file, into)
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    """Give a stream into a file that is seen when it is whole."""
+    with whole(file) as beside, beside.open("wb") as stream:
+        yield stream

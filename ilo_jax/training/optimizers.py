@@ -1,5 +1,6 @@
 """AdamW as language models are fine-tuned with it, and how any optimizer's state lies on a mesh."""
 
+import math
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from ilo_jax.sharding import replicated
 
 def schedule_errors(peak: float, *, warmup: int, steps: int) -> list[str]:
     """What makes a learning rate impossible, one sentence each; empty if nothing does."""
-    errors = [] if peak > 0 else [f"learning_rate must be positive, got {peak}"]
+    errors = [] if 0 < peak < math.inf else [f"learning_rate must be positive, got {peak}"]
     if not 0 <= warmup < steps:
         errors.append(f"warmup must be in [0, {steps - 1}] for {steps} steps, got {warmup}")
     return errors

@@ -143,6 +143,18 @@ def test_compute_dtype_is_not_that_of_the_weights(config, sentences, expected):
     assert 1e-4 < relative(np.asarray(found, np.float64), expected) < 0.1
 
 
+def test_too_little_memory_names_what_to_change(config, sentences, monkeypatch):
+    size = {"dtype": jnp.float32, "batch_tokens": 64}
+    pooled = compiled_pooled(config, sentences, make_mesh(data=1), **size)
+
+    def exhausted(arrays):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(jax, "block_until_ready", exhausted)
+    with pytest.raises(MemoryError, match=r"too little device memory for .* batch_tokens"):
+        pooled(build(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+
+
 def test_languages_with_other_numbers_of_sentences_are_refused(config, sentences):
     with pytest.raises(ValueError, match=r"as many sentences, got \[5, 5, 10\]"):
         pooled(config, [*sentences[:2], joined(sentences[:2])], make_mesh(data=1))

@@ -42,6 +42,19 @@ def refusal(archive: Path, folder: Path, most_bytes: int) -> None:
         unpack(archive, folder, most_bytes=most_bytes)
 
 
+def test_an_archive_packed_in_a_way_that_python_has_not_is_refused(tmp_path: Path):
+    """Such as Deflate64, method 9, which other programs write for large files."""
+    archive, size = zipped(tmp_path)
+    data = bytearray(archive.read_bytes())
+    for signature, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        place = data.index(signature)
+        data[place + at : place + at + 2] = (9).to_bytes(2, "little")
+    archive.write_bytes(data)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"is damaged, or no archive: .*not supported"):
+        unpack(archive, tmp_path / "out", most_bytes=size)
+
+
 @pytest.mark.parametrize("made", [zipped, tarred])
 def test_an_archive_unpacks_to_as_much_as_it_may_and_no_more(
     made: Callable[[Path], tuple[Path, int]], tmp_path: Path

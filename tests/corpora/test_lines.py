@@ -32,6 +32,11 @@ def test_what_is_made_of_lines_and_where_they_begin():
     assert refusal(lambda: made(["b", "3"], int, what="a number", number=2)) == said
 
 
+def test_an_object_nested_too_deeply_is_refused():
+    with pytest.raises(ValueError, match=r"^is nested too deeply$"):
+        parse_object('{"a":' * 100_000)
+
+
 def test_an_object_has_each_key_once():
     assert parse_object('{"a": 1, "b": [null]}') == {"a": 1, "b": [None]}
     assert refusal(lambda: parse_object('{"a": 1, "a": 2}')) == (

@@ -46,6 +46,7 @@ def test_defaults_are_plain_values():
         ("share", -0.5, "share must be at least 0, got -0.5"),
         ("share", 1.0, "share must be below 1, got 1.0"),
         ("share", float("nan"), "share must be at least 0, got nan"),
+        ("share", float("inf"), "share must be finite, got inf"),
         ("kind", "green", "kind must be one of red, blue, got 'green'"),
         ("kind", "", "kind must be one of red, blue, got ''"),
         ("dtype", "int8", "dtype must be float32, got 'int8'"),

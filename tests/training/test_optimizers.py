@@ -45,6 +45,7 @@ def test_it_begins_at_its_peak_only_without_a_warmup(warmup, first):
         (0.0, 0, 5, "learning_rate must be positive, got 0.0"),
         (-1.0, 0, 5, "learning_rate must be positive, got -1.0"),
         (math.nan, 0, 5, "learning_rate must be positive, got nan"),
+        (math.inf, 0, 5, "learning_rate must be positive, got inf"),
         (1.0, 5, 5, "warmup must be in [0, 4] for 5 steps, got 5"),
         (1.0, -1, 5, "warmup must be in [0, 4] for 5 steps, got -1"),
         (
