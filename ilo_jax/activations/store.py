@@ -177,6 +177,7 @@ class Store(NamedTuple):
 
         Raises:
             OSError: If that cannot be written.
+            ValueError: If it holds what JSON has not, such as NaN.
         """
         amended(self.base, GROUP, lambda group: _with_session(group, session))
 

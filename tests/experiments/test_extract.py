@@ -77,6 +77,7 @@ def test_a_process_without_a_language_waits(flags, tmp_path):
     assert relative(two["residual_mean"], one["residual_mean"]) <= 1e-5
 
 
+@pytest.mark.slow
 def test_two_processes_score_what_one_does(flags, tmp_path):
     command = ["-m", "experiments.ilo", *flags, "--config.min_languages=2"]
     both = pair([*command, f"--workdir={tmp_path}/two"])

@@ -35,6 +35,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(text))
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_a_table(tiny, text, tmp_path):
     given = [f"--model={tiny}", f"--corpus={text}", "--languages=eng_Latn,deu_Latn,aaa_Latn"]
     given += ["--sentences=4", "--rounds=1", "--batch_tokens=256", f"--workdir={tmp_path}"]

@@ -189,6 +189,7 @@ def test_keys_in_chunks_are_the_same_keys(monkeypatch, mesh):
     assert not whole.uncertain.any()
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does_and_send_their_keys_only(tmp_path):
     outputs = [tmp_path / "first.npz", tmp_path / "second.npz"]
     ended = run_two(Path(half_of_two.__file__), *([str(output)] for output in outputs))
