@@ -68,9 +68,7 @@ def test_all_arms_are_judged_alike(workdir, text):
         assert float(row["change"]) == pytest.approx(change, abs=2e-5)
     assert all((workdir / name).read_bytes()[1:4] == b"PNG" for name in ("bits.png", "ilo.png"))
     record = json.loads((workdir / "config.json").read_text())
-    assert (
-        record["config"]["freeze"] == record["key"]["training"]["settings"]["freeze"] == "paper:2"
-    )
+    assert record["config"]["freeze"] == record["key"]["training"]["freeze"] == "paper:2"
     assert set(record["key"]) == {"training", "judgement"}
 
 
