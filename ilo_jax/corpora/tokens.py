@@ -38,13 +38,18 @@ def token_ids(
     """
     texts = ([prefix + sentence for sentence in each] for each in corpus.sentences)
     ids = [as_sentences(*_with_special(each, tokenizer)) for each in texts]
-    names = [
-        f"{language} sentence {number}"
-        for language, of_language in zip(corpus.languages, ids, strict=True)
-        for number in range(1, len(of_language.lengths) + 1)
-    ]
+    names = sentence_names(corpus)
     refuse_unfit(joined(ids), limit=limit, vocab=vocab, name=names.__getitem__)
     return ids
+
+
+def sentence_names(corpus: Parallel) -> list[str]:
+    """What messages call the sentences of a corpus, one language after the other."""
+    return [
+        f"{language} sentence {number}"
+        for language, sentences in zip(corpus.languages, corpus.sentences, strict=True)
+        for number in range(1, len(sentences) + 1)
+    ]
 
 
 def rolling(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> Sentences:

@@ -13,7 +13,7 @@ from ilo_jax.activations.pooled import Pooled, compiled_pooled
 from ilo_jax.activations.usable import naming, refuse_unusable
 from ilo_jax.corpora.packing import Sentences, joined
 from ilo_jax.corpora.parallel import Parallel
-from ilo_jax.corpora.tokens import refuse_unfit, rolling, token_ids
+from ilo_jax.corpora.tokens import refuse_unfit, rolling, sentence_names, token_ids
 from ilo_jax.evaluation.interlingua import scored
 from ilo_jax.evaluation.likelihood import (
     Likelihood,
@@ -170,11 +170,7 @@ def corpus_tokens(
     Raises:
         ValueError: Naming the sentences that are too long for the model, or have no tokens.
     """
-    names = [
-        f"{language} sentence {number}"
-        for language, sentences in zip(corpus.languages, corpus.sentences, strict=True)
-        for number in range(1, len(sentences) + 1)
-    ]
+    names = sentence_names(corpus)
     tokens = rolling([text for each in corpus.sentences for text in each], tokenizer)
     limits = {"limit": config.max_positions, "vocab": config.vocab}
     refuse_unfit(tokens, **limits, name=names.__getitem__)
