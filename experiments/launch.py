@@ -1,10 +1,12 @@
 """How every script starts: its flags, its processes, and how what a user can cause ends it."""
 
+import dataclasses
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -12,6 +14,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from experiments import command_line
 from ilo_jax import processes
 from ilo_jax.files import user_cache
 
@@ -19,6 +22,8 @@ FLAGS = flags.FLAGS
 
 CAUSED = (ArithmeticError, ImportError, MemoryError, OSError, ValueError)
 """Errors that somebody who starts a script can cause: they end it with one line."""
+CHECKOUT = Path(__file__).parents[1]
+"""Where configurations that come with the jobs lie."""
 CHATTY = ("absl", "jax", "matplotlib", "transformers")
 """Whose log is kept to warnings."""
 
@@ -49,11 +54,11 @@ def launch(
     Args:
         job: Called with both.
         name: Of the experiment: run folders are runs/NAME/CONFIG by default.
-        config: File of the default configuration.
+        config: File of the default configuration, in the checkout; its class is the job's.
         profile: Whether the job can leave a trace, so that there is a flag to ask for it.
     """
     with _flags_of_the_user():
-        config_flags.DEFINE_config_file("config", config, "What to measure.")
+        _define_config(config)
     flags.DEFINE_string("workdir", None, f"Run folder; default runs/{name}/NAME-OF-CONFIG.")
     if profile:
         flags.DEFINE_bool("profile", False, "Leave a trace of the devices in WORKDIR/trace.")
@@ -61,9 +66,25 @@ def launch(
     flags.DEFINE_string("coordinator", None, "ADDRESS:PORT of process 0, if JAX cannot know.")
     flags.DEFINE_integer("processes", None, "How many there are, if JAX cannot know.")
     flags.DEFINE_integer("process", None, "Which of them this is, if JAX cannot know.")
-    patience = "Seconds until a silent process counts as gone."
-    flags.DEFINE_integer("patience", processes.PATIENCE, patience)
-    start(lambda: _main(job, name, profile))
+    patience = "Seconds until a process that has not come, or is silent, counts as gone."
+    flags.DEFINE_integer("patience", processes.PATIENCE, patience, lower_bound=1)
+    _run(lambda: _main(job, name, config, profile), sys.modules[job.__module__].__doc__)
+
+
+def _define_config(file: str) -> None:
+    """Define --config, with a default file, and a flag of each field that the user sets."""
+    default = command_line.read_config(str(CHECKOUT / file))
+    known = {field.name for field in dataclasses.fields(default)}
+    words = FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
+    config_flags.DEFINE_config_dataclass(
+        "config",
+        default,
+        "Python file whose get_config() gives the configuration.",
+        parse_fn=partial(command_line.read_config, kind=type(default)),
+        # Fields that it has not are left: the parser tells of them, as of other unknown flags.
+        sys_argv=[word for word in words if (command_line.field_of(word) or "") in {"", *known}],
+    )
+    FLAGS["config"].default_as_str = repr(file)
 
 
 def start(main: Callable[[], int | None]) -> None:
@@ -72,13 +93,44 @@ def start(main: Callable[[], int | None]) -> None:
     Args:
         main: Returns the exit status, None for 0; an error that is one of `CAUSED` makes it 1.
     """
-    app.run(lambda argv: _guarded(argv, main), flags_parser=_parsed)
+    _run(main, sys.modules["__main__"].__doc__)
 
 
-def _parsed(argv: list[str]) -> list[str]:
-    """The arguments that are no flags."""
+def _run(main: Callable[[], int | None], about: str | None) -> None:
+    app.run(lambda _: _guarded(main), flags_parser=lambda argv: _parsed(argv, about or ""))
+
+
+def _parsed(argv: list[str], about: str) -> list[str]:
+    """Parse the flags; end where there is anything else, or help is asked for."""
+    words = [word for word in argv if not command_line.asks_for_help(word)]
     with _flags_of_the_user():
-        return FLAGS(argv)
+        if len(words) < len(argv):
+            _help(words, about, full="--helpfull" in argv)
+        FLAGS.set_gnu_getopt()  # or what comes after an argument would not be parsed
+        if left := FLAGS(words)[1:]:
+            raise flags.Error(f"unknown arguments: {' '.join(left)}; --help lists all flags")
+    return argv[:1]
+
+
+def _unknown(words: list[str], first: str) -> str:
+    """What to say of flags that nobody knows, of which one is the first."""
+    config: Any = FLAGS["config"].value if "config" in FLAGS else None
+    fields = dataclasses.fields(config) if config is not None else ()
+    known = {*FLAGS, *(f"{command_line.PREFIX}{field.name}" for field in fields)}
+    names = [name for name in command_line.flags_of(words) if name not in known]
+    return command_line.unknown(names if first in names else [first, *names], known)
+
+
+def _help(words: list[str], about: str, *, full: bool) -> NoReturn:
+    """Print help, with the values of the configuration that the words ask for."""
+    if "config" in FLAGS:  # and so no flag is required
+        FLAGS(words, known_only=True)
+    defined = FLAGS.flags_by_module_dict()
+    modules = defined if full else [__name__, sys.argv[0]]
+    plain = [flag for module in modules for flag in defined.get(module, ()) if "." not in flag.name]
+    config = FLAGS.config if "config" in FLAGS else None
+    print(command_line.help_text(about, config, plain))
+    sys.exit(0)
 
 
 @contextmanager
@@ -86,16 +138,18 @@ def _flags_of_the_user() -> Iterator[None]:
     """End with one line where flags are unknown or their values are."""
     try:
         yield
-    except (flags.Error, KeyError) as error:  # KeyError: of a field that a Config has not
-        _stop(error.args[0])
+    except flags.UnrecognizedFlagError as error:
+        _stop(_unknown(sys.argv[1:], error.flagname))
+    except flags.IllegalFlagValueError as error:
+        _stop(command_line.refused(error, FLAGS))
+    except (flags.Error, OSError, ValueError) as error:
+        _stop(error)
 
 
-def _guarded(argv: list[str], main: Callable[[], int | None]) -> int | None:
+def _guarded(main: Callable[[], int | None]) -> int | None:
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        if len(argv) > 1:
-            raise ValueError(f"unknown arguments: {' '.join(argv[1:])}")
         return main()
     except CAUSED as error:
         logging.debug("where it happened", exc_info=True)
@@ -107,11 +161,10 @@ def _stop(error: object) -> NoReturn:
     sys.exit(1)
 
 
-def _main(job: Callable[[Any, Run], Any], name: str, profile: bool) -> None:
+def _main(job: Callable[[Any, Run], Any], name: str, config: str, profile: bool) -> None:
     """Run the job of the flags, as one of several processes where they say so."""
-    file = Path(config_flags.get_config_filename(FLAGS["config"]))
-    if not file.is_file():
-        raise FileNotFoundError(f"--config must be a Python file, got {file}")
+    given = FLAGS["config"]
+    file = Path(config_flags.get_config_filename(given) if given.present else config)
     jax.config.update("jax_compilation_cache_dir", str(user_cache() / "ilo_jax/xla"))
     run = Run(Path(FLAGS.workdir or f"runs/{name}/{file.stem}"), profile and FLAGS.profile)
     if FLAGS.distributed:

@@ -18,6 +18,14 @@ T = TypeVar("T")
 
 FLOATS = " or ".join(DTYPES)
 
+KINDS: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
+"""What the value of a field must be, by its type."""
+
 
 class Bound(NamedTuple):
     """What a field must be."""
@@ -28,6 +36,11 @@ class Bound(NamedTuple):
     """What comes after "must be" where it is not."""
 
 
+INT32 = Bound(lambda value: value < 2**31, "below 2^31")
+"""What counts something on a device."""
+FINITE = Bound(math.isfinite, "finite")
+
+
 def bounded(default: T, *bounds: Bound) -> T:
     """A field of a Config: its default and its bounds, of which the first broken is told."""
     field: Any = dataclasses.field(default=default, metadata={"bounds": bounds})
@@ -35,16 +48,17 @@ def bounded(default: T, *bounds: Bound) -> T:
 
 
 def at_least(low: float, *, default: T, below: Bound | None = None) -> T:
-    """A field that holds a finite number.
+    """A field that holds a number: a finite one, or a whole one that 32 bits hold.
 
     Args:
         low: The least that it may be.
         default: What it is where nobody says.
-        below: Another bound, if there is one.
+        below: Another bound of above, if there is one.
     """
-    bounds = [Bound(lambda value: value >= low, f"at least {low}")]
-    bounds.append(Bound(math.isfinite, "finite"))
-    return bounded(default, *bounds, *([below] if below else []))
+    least = Bound(lambda value: value >= low, f"at least {low}")
+    if isinstance(default, int):
+        return bounded(default, least, below or INT32)
+    return bounded(default, least, FINITE, *([below] if below else []))
 
 
 def one_of(allowed: Sequence[str], *, default: str, words: str = "") -> str:
@@ -67,6 +81,16 @@ def problems(config: Any) -> list[str]:
         broken = [bound for bound in field.metadata.get("bounds", ()) if not bound.holds(value)]
         if broken:
             found.append(f"{field.name} must be {broken[0].words}, got {value!r}")
+    return found
+
+
+def mistyped(config: Any) -> list[str]:
+    """What is wrong with the types of the fields of a Config; a float may be a whole number."""
+    found = []
+    for field in dataclasses.fields(config):
+        kind, value = field.type, getattr(config, field.name)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            found.append(f"{field.name} must be {KINDS[kind]}, got {value!r}")
     return found
 
 

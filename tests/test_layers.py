@@ -18,7 +18,16 @@ FLOORS = [
     {"alignment", "neurons", "sae", "lexical", "influence", "dialogue"},
 ]
 """Of the library, from left to right; what shares a floor does not know each other."""
-DESK = {"launch", "settings", "provenance", "states", "tables", "pictures", "hardware"}
+DESK = {
+    "command_line",
+    "hardware",
+    "launch",
+    "pictures",
+    "provenance",
+    "settings",
+    "states",
+    "tables",
+}
 """What all jobs share: a job imports it and the library, never another job."""
 SIBLINGS = {("freezing", "finetune")}
 """Which job imports which: the one compares runs of the other."""

@@ -64,8 +64,13 @@ def test_bad_input_is_one_line_and_a_bug_is_not_hidden():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.k=x"], "config.k"),
-        (["--config.no=1"], "no"),
+        (["--config.k=x"], "flag --config.k=x: must be an integer"),
+        (
+            ["--config.no=1", "--workdri=x", "--config.modle", "y"],
+            "Unknown command line flags 'config.no', 'workdri' (nearest: --workdir), "
+            "'config.modle' (nearest: --config.model); --help lists all",
+        ),
+        (["--config=configs/extract/sample.py"], "a configuration of experiments.ilo, got"),
         (["--config=nowhere.py"], "--config must be a Python file, got nowhere.py"),
         (["--unknown"], "Unknown command line flag 'unknown'"),
         (["extra"], "unknown arguments: extra"),
@@ -77,6 +82,15 @@ def test_unknown_flags_are_one_line(flags, message):
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_help_lists_fields_with_the_values_of_the_configuration_and_flags():
+    code, out, error = run("--config=configs/ilo/smollm2.py", "--help", "--config.k=7")
+    assert (code, error) == (0, "")
+    assert "--config.sentences: How many of each language, from the first on; 0: all." in out
+    assert "default: 100; at least 0; below 2^31" in " ".join(out.split())
+    assert "--config.k: Neighbours of a point. (default: 7;" in out
+    assert out.index("--config.seed") < out.index("  --workdir: ")
 
 
 def test_half_given_flags_of_processes_are_refused():

@@ -2,11 +2,12 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 
 from experiments import evaluate, extract, finetune, freezing, ilo, settings
-from experiments.settings import Bound, at_least, bounded, check, one_of, problems
+from experiments.settings import Bound, at_least, bounded, check, mistyped, one_of, problems
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -47,6 +48,7 @@ def test_defaults_are_plain_values():
         ("share", 1.0, "share must be below 1, got 1.0"),
         ("share", float("nan"), "share must be at least 0, got nan"),
         ("share", float("inf"), "share must be finite, got inf"),
+        ("count", 2**31, "count must be below 2^31, got 2147483648"),
         ("kind", "green", "kind must be one of red, blue, got 'green'"),
         ("kind", "", "kind must be one of red, blue, got ''"),
         ("dtype", "int8", "dtype must be float32, got 'int8'"),
@@ -68,6 +70,17 @@ def test_all_that_is_wrong_is_named_at_once():
     check(Config())
     with pytest.raises(ValueError, match=r"^both are wrong$"):
         check(Config(), "both are wrong")
+
+
+def test_a_value_of_another_type_is_named():
+    assert mistyped(Config(share=1)) == []
+    wrong: dict[str, Any] = {"count": True, "share": "1", "kind": None, "even": 2.0}
+    assert mistyped(Config(**wrong)) == [
+        "count must be a whole number, got True",
+        "share must be a number, got '1'",
+        "kind must be text, got None",
+        "even must be a whole number, got 2.0",
+    ]
 
 
 CONFIGS = [ilo.Config, extract.Config, evaluate.Config, finetune.Config, freezing.Config]
