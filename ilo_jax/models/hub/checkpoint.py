@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from ilo_jax.models.hub.pointers import refuse_pointer
 from ilo_jax.processes import together
+from ilo_jax.refusals import listed
 
 DTYPES: dict[str, type] = {
     "F64": np.float64,
@@ -25,34 +27,27 @@ DTYPES: dict[str, type] = {
 SAMPLE = 64
 """Bytes of each end of a tensor that tell checkpoints apart."""
 
+ADAPTER = "adapter_model.safetensors"
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder.
+    """The safetensors files of a model folder that are read.
+
+    As in transformers, `model.safetensors` outranks an index, and an index the files that it does
+    not name. Where there is neither, all but adapters are read.
 
     Raises:
         FileNotFoundError: If there are none, or the index names one that is absent.
-        ValueError: If the index is damaged, or names files of other folders.
+        ValueError: If the index is damaged, or names files of other folders, or a file is the
+            pointer that git-lfs leaves.
     """
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            files = sorted({
-                folder / n for n in json.loads(index.read_text())["weight_map"].values()
-            })
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{index} is damaged, it must map tensors to files: {error!r}"
-            ) from error
-    else:
-        # The one that transformers reads; beside it may lie adapters, and other formats' files.
-        files = sorted(folder.glob("model.safetensors")) or sorted(folder.glob("*.safetensors"))
-    if outside := [str(file) for file in files if file.parent != folder]:
-        raise ValueError(f"{index} must name files beside it, got {', '.join(outside)}")
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise FileNotFoundError(f"{index} names files that are not there: {', '.join(absent)}")
+    index, single = index_file(folder), folder / SINGLE
+    others = sorted(set(folder.glob("*.safetensors")) - {folder / ADAPTER})
+    files = _indexed(index) if index else [single] if single in others else others
+    for file in files:
+        refuse_pointer(file)
     if files:
         return files
     pickled = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
@@ -61,6 +56,37 @@ def weight_files(folder: Path) -> list[Path]:
         "transformers' AutoModel.from_pretrained(...).save_pretrained(...)"
     )
     raise FileNotFoundError(f"no *.safetensors in {folder}{hint if pickled else ''}")
+
+
+def passed_over(folder: Path) -> list[str]:
+    """What a folder holds beside `model.safetensors` that somebody may believe to be read."""
+    if not (folder / SINGLE).is_file():
+        return []
+    return [name for name in (INDEX, ADAPTER) if (folder / name).is_file()]
+
+
+def index_file(folder: Path) -> Path | None:
+    """The index that says which file holds each tensor; None where none decides.
+
+    As in transformers, a `model.safetensors` beside it outranks it.
+    """
+    index = folder / INDEX
+    return index if index.is_file() and not (folder / SINGLE).is_file() else None
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names, all of them beside it."""
+    refuse_pointer(index)
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        files = sorted(index.parent / name for name in names)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{index} is damaged, it must map tensors to files: {error!r}") from error
+    if outside := [str(file) for file in files if file.parent != index.parent]:
+        raise ValueError(f"{index} must name files beside it, got {', '.join(outside)}")
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{index} names files that are not there: {', '.join(absent)}")
+    return files
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
@@ -78,7 +104,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         except SafetensorError as error:
             raise ValueError(f"{file} is truncated or not safetensors: {error}") from error
         if twice := sorted(set(names) & set(where)):
-            raise ValueError(f"{file} and {where[twice[0]]} both hold {', '.join(twice)}")
+            raise ValueError(f"{file} and {where[twice[0]]} both hold {listed(twice)}")
         where |= dict.fromkeys(names, file)
     return where
 
@@ -105,17 +131,27 @@ class Mapped:
             parts += [self.pages[first:last][-SAMPLE:].tobytes()]
         return b"".join(parts)
 
+    def misfit(self, name: str, shape: tuple[int, ...]) -> str | None:
+        """What is wrong with a tensor where a weight of some shape should be, or None."""
+        if problem := self._no_weight(name):
+            return problem
+        got = tuple(self.header[name]["shape"])
+        return None if got == shape else f"{name} in {self.file} must have shape {shape}, got {got}"
+
+    def _no_weight(self, name: str) -> str | None:
+        got = self.header[name]["dtype"]
+        words = f"{name} in {self.file} must be one of {', '.join(DTYPES)}, got {got}"
+        return None if got in DTYPES else words
+
     def tensor(self, name: str) -> Shaped[np.ndarray, "..."]:
         """One tensor, not to be written to.
 
         Raises:
             ValueError: If it is not of a dtype that weights have.
         """
+        if problem := self._no_weight(name):
+            raise ValueError(problem)
         entry = self.header[name]
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(
-                f"{name} in {self.file} must be one of {', '.join(DTYPES)}, got {entry['dtype']}"
-            )
         first, last = (self.start + offset for offset in entry["data_offsets"])
         return self.pages[first:last].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
@@ -178,5 +214,5 @@ def _write_file(folder: Path | None, name: str, tensors: dict[str, np.ndarray]) 
 
 def _file_names(count: int) -> Sequence[str]:
     if count == 1:
-        return ["model.safetensors"]
+        return [SINGLE]
     return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]

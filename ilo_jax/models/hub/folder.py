@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.hub.checkpoint import INDEX, weight_files
+from ilo_jax.models.hub.checkpoint import index_file, passed_over, weight_files
 from ilo_jax.models.hub.families import Family, family_of, read_config
+from ilo_jax.models.hub.pointers import refuse_pointer
 from ilo_jax.models.hub.repository import TOKENIZER, matching, resolve
+from ilo_jax.models.hub.wrapped import refuse_adapter
 from ilo_jax.processes import by_first, together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,9 @@ def open_folder(model: str | Path) -> Folder:
 
 def _opened(model: str | Path) -> Folder:
     path = resolve(str(model))
+    refuse_adapter(path)
+    if unread := passed_over(path):
+        log.warning("%s: reading model.safetensors, not %s beside it", path, " and ".join(unread))
     raw = _parsed(path / "config.json")
     try:
         family, config = family_of(raw), read_config(raw)
@@ -112,6 +120,7 @@ def _opened(model: str | Path) -> Folder:
 def _parsed(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no {file.name} in {file.parent}")
+    refuse_pointer(file)
     try:
         raw = json.loads(file.read_text())
     except ValueError as error:
@@ -123,8 +132,9 @@ def _parsed(file: Path) -> dict[str, Any]:
 
 def _hashed(path: Path) -> dict[str, str]:
     digests = {}
-    deciding = ["config.json", INDEX, *TOKENIZER]
-    for file in sorted([*matching(path, deciding), *weight_files(path)]):
+    index = [file] if (file := index_file(path)) else []
+    deciding = matching(path, ["config.json", *TOKENIZER])
+    for file in sorted([*deciding, *index, *weight_files(path)]):
         with file.open("rb") as stream:
             digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests

@@ -17,8 +17,10 @@ from ilo_jax.models import parameters
 from ilo_jax.models.hub.checkpoint import Mapped, tensor_files
 from ilo_jax.models.hub.folder import Folder
 from ilo_jax.models.hub.placement import Index, Source, account, refuse_other_head, sources
+from ilo_jax.models.hub.wrapped import refuse_wrapped
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.processes import agree, together
+from ilo_jax.refusals import listed
 from ilo_jax.sharding import naming_knobs, unsplit
 
 log = logging.getLogger(__name__)
@@ -42,11 +44,7 @@ def _place(
     file: Mapped, source: Source, like: jax.ShapeDtypeStruct, sharding: NamedSharding
 ) -> jax.Array:
     """One weight on its devices, each distinct shard read once."""
-    tensor, expected = file.tensor(source.tensor), source.shape(like.shape)
-    if tensor.shape != expected:
-        raise ValueError(
-            f"{source.tensor} in {file.file} must have shape {expected}, got {tensor.shape}"
-        )
+    tensor = file.tensor(source.tensor)
     blocks: dict[str, np.ndarray] = {}
 
     def read(index: Index | None) -> np.ndarray:
@@ -118,6 +116,7 @@ def _open(folder: Folder, mesh: Mesh, dtype: DTypeLike) -> _Opened:
     files = {tensor: mapped[file] for tensor, file in tensors.items()}
     shapes = {path: like.shape for path, like in parameters.shapes(model).items()}
     try:
+        refuse_wrapped(tensors, family)
         found, ignored = account(
             sources(family, config, shapes), family, tensors, head=config.head.kind
         )
@@ -126,12 +125,25 @@ def _open(folder: Folder, mesh: Mesh, dtype: DTypeLike) -> _Opened:
         raise ValueError(
             f"the weights in {folder.path} do not fit its config.json: {error}"
         ) from error
+    _refuse_misfits(found, files, shapes)
     if ignored:
         log.info("not used: %s", ", ".join(ignored))
     digest = hashlib.sha256(json.dumps(folder.raw, sort_keys=True).encode())
     for file in mapped.values():
         digest.update(file.sample())
     return _Opened(model, found, files, digest.digest())
+
+
+def _refuse_misfits(
+    found: Mapping[str, Source],
+    files: Mapping[str, Mapped],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Stop at tensors that are no weights, or of another shape; nothing but headers is read."""
+    expected = {source.tensor: source.shape(shapes[path]) for path, source in found.items()}
+    misfits = (files[name].misfit(name, shape) for name, shape in expected.items())
+    if problems := [problem for problem in misfits if problem]:
+        raise ValueError(listed(problems, separator="; "))
 
 
 def _place_all(opened: _Opened, lies: Mapping[str, NamedSharding]) -> dict[str, jax.Array]:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub.checkpoint import Mapped
 from ilo_jax.models.hub.families import Family
+from ilo_jax.refusals import listed
 
 LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 """From the last word of our paths to the last word of a tensor's name."""
@@ -184,7 +185,7 @@ def account(
         head: The kind of the model's head.
 
     Raises:
-        ValueError: Naming every tensor that is missing, and every one that is unexpected.
+        ValueError: Naming the tensors that are missing, and those that are unexpected.
     """
     if is_bare(tensors, family):
         found = without_prefix(found, family)
@@ -199,8 +200,12 @@ def account(
     ignored = [name for name in spare if any(re.fullmatch(p, name) for p in patterns)]
     unexpected = sorted(set(spare) - set(ignored))
     if missing or unexpected:
-        raise ValueError(f"missing {missing or 'none'}, unexpected {unexpected or 'none'}")
+        raise ValueError(f"missing {_quoted(missing)}, unexpected {_quoted(unexpected)}")
     return named, ignored
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return f"[{listed([*map(repr, names)])}]" if names else "none"
 
 
 def refuse_other_head(

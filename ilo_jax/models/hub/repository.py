@@ -12,7 +12,8 @@ TOKENIZER = ["tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.j
 TOKENIZER += ["vocab.json", "vocab.txt", "merges.txt"]
 """Patterns of the files of tokenizers."""
 FETCHED = ["config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER]
-"""All that is ever fetched of a repository."""
+FETCHED += ["adapter_config.json"]
+"""All that is ever fetched of a repository; an adapter's settings tell that it is none."""
 
 
 def resolve(model: str) -> Path:

@@ -12,6 +12,7 @@ from ilo_jax.models.hub import checkpoint
 from ilo_jax.models.hub.checkpoint import (
     INDEX,
     Mapped,
+    passed_over,
     split_by_size,
     tensor_files,
     weight_files,
@@ -31,6 +32,13 @@ def folder(tmp_path: Path) -> Path:
     """Return a folder with one file of tensors."""
     save_file(TENSORS, tmp_path / "model.safetensors")
     return tmp_path
+
+
+@pytest.fixture
+def unnamed(folder: Path) -> Path:
+    """Return a folder with one file of tensors of a name that only an index can give."""
+    (folder / "model.safetensors").rename(folder / "first.safetensors")
+    return folder
 
 
 def write(folder: Path, *, most: int = 1000, write: bool = True, tensors=TENSORS) -> list[str]:
@@ -89,41 +97,57 @@ def test_several_files_need_no_index(folder):
     assert tensor_files(folder)["d"] == folder / "more.safetensors"
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "consolidated.safetensors"])
-def test_model_safetensors_is_all_that_is_read_beside_others(folder, name):
+@pytest.mark.parametrize(
+    ("name", "said"), [("adapter_model.safetensors", True), ("consolidated.safetensors", False)]
+)
+def test_model_safetensors_is_all_that_is_read_beside_others(folder, name, said):
     save_file({"a": TENSORS["b"]}, folder / name)
     assert weight_files(folder) == [folder / "model.safetensors"]
+    assert passed_over(folder) == ([name] if said else [])
 
 
-def test_index_decides_which_files_are_read(folder):
-    save_file({"d": TENSORS["a"]}, folder / "more.safetensors")
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"d": "more.safetensors"}}))
-    assert tensor_files(folder) == {"d": folder / "more.safetensors"}
+def test_index_decides_which_files_are_read(unnamed):
+    save_file({"d": TENSORS["a"]}, unnamed / "more.safetensors")
+    (unnamed / INDEX).write_text(json.dumps({"weight_map": {"d": "more.safetensors"}}))
+    assert tensor_files(unnamed) == {"d": unnamed / "more.safetensors"}
 
 
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}']
 )
-def test_damaged_index_is_refused(folder, text):
-    (folder / INDEX).write_text(text)
-    message = f"^{re.escape(str(folder / INDEX))} is damaged, it must map tensors to files: "
+def test_damaged_index_is_refused(unnamed, text):
+    (unnamed / INDEX).write_text(text)
+    message = f"^{re.escape(str(unnamed / INDEX))} is damaged, it must map tensors to files: "
     with pytest.raises(ValueError, match=message):
-        weight_files(folder)
+        weight_files(unnamed)
 
 
 @pytest.mark.parametrize("outside", ["sub/model.safetensors", "../model.safetensors", "/m"])
-def test_index_that_leads_elsewhere_is_refused(folder, outside):
+def test_index_that_leads_elsewhere_is_refused(unnamed, outside):
     """Weights that the fingerprint does not cover are not read."""
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": outside}}))
-    message = f"{folder / INDEX} must name files beside it, got {folder / outside}"
-    refused(folder, ValueError, message)
+    (unnamed / INDEX).write_text(json.dumps({"weight_map": {"a": outside}}))
+    message = f"{unnamed / INDEX} must name files beside it, got {unnamed / outside}"
+    refused(unnamed, ValueError, message)
 
 
-def test_index_that_names_absent_files_is_refused(folder):
-    names = {"a": "model.safetensors", "b": "z.safetensors", "c": "y.safetensors"}
-    (folder / INDEX).write_text(json.dumps({"weight_map": names}))
-    message = f"{folder / INDEX} names files that are not there: y.safetensors, z.safetensors"
-    refused(folder, FileNotFoundError, message)
+def test_index_that_names_absent_files_is_refused(unnamed):
+    names = {"a": "first.safetensors", "b": "z.safetensors", "c": "y.safetensors"}
+    (unnamed / INDEX).write_text(json.dumps({"weight_map": names}))
+    message = f"{unnamed / INDEX} names files that are not there: y.safetensors, z.safetensors"
+    refused(unnamed, FileNotFoundError, message)
+
+
+def test_single_file_outranks_an_index_as_in_transformers(folder):
+    save_file({"d": TENSORS["a"]}, folder / "more.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"d": "more.safetensors"}}))
+    assert tensor_files(folder) == dict.fromkeys("abc", folder / "model.safetensors")
+    assert passed_over(folder) == [INDEX]
+
+
+def test_what_lies_beside_an_index_is_not_taken_for_weights(unnamed):
+    save_file({"d": TENSORS["a"]}, unnamed / "adapter_model.safetensors")
+    assert weight_files(unnamed) == [unnamed / "first.safetensors"]
+    assert passed_over(unnamed) == []
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth"])
@@ -140,10 +164,10 @@ def test_folder_without_weights_is_refused(tmp_path):
     refused(tmp_path, FileNotFoundError, f"no *.safetensors in {tmp_path}")
 
 
-def test_index_that_names_nothing_is_refused(folder):
-    (folder / INDEX).write_text('{"weight_map": {}}')
+def test_index_that_names_nothing_is_refused(unnamed):
+    (unnamed / INDEX).write_text('{"weight_map": {}}')
     with pytest.raises(FileNotFoundError, match=r"^no \*\.safetensors in "):
-        weight_files(folder)
+        weight_files(unnamed)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +177,9 @@ def test_index_that_names_nothing_is_refused(folder):
         lambda content: content[: len(content) // 2],
         lambda content: content[:5],
         lambda content: b"",
-        lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        lambda content: b"<!doctype html><html>not found</html>",
     ],
-    ids=["last byte", "half", "header", "empty", "git-lfs pointer"],
+    ids=["last byte", "half", "header", "empty", "web page"],
 )
 def test_damaged_file_is_refused(folder, damage):
     file = folder / "model.safetensors"
@@ -163,6 +187,17 @@ def test_damaged_file_is_refused(folder, damage):
     message = f"^{re.escape(str(file))} is truncated or not safetensors: "
     with pytest.raises(ValueError, match=message):
         tensor_files(folder)
+
+
+@pytest.mark.parametrize("name", ["first.safetensors", INDEX])
+def test_git_lfs_pointer_is_refused(unnamed, name):
+    (unnamed / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    message = (
+        f"{unnamed / name} is a git-lfs pointer, not the file itself: run git lfs pull in {unnamed}"
+    )
+    refused(unnamed, ValueError, message)
 
 
 def test_tensors_in_two_files_are_refused(folder):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ilo_jax.models.hub import repository
+from ilo_jax.models.hub.checkpoint import INDEX
 from ilo_jax.models.hub.families import FAMILIES, read_config
 from ilo_jax.models.hub.folder import open_folder
 
@@ -57,6 +58,32 @@ def test_fingerprint_changes_with_one_byte(copied):
     after = open_folder(folder).fingerprint
     assert after["config.json"] == before["config.json"]
     assert after["model.safetensors"] != before["model.safetensors"]
+
+
+def test_an_index_beside_the_single_file_is_said_and_changes_nothing(copied, caplog):
+    """It is not read: transformers takes the single file."""
+    folder = copied("llama-gqa")
+    before = open_folder(folder).fingerprint
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "absent.safetensors"}}))
+    with caplog.at_level("WARNING", logger="ilo_jax.models.hub.folder"):
+        assert open_folder(folder).fingerprint == before
+    assert caplog.messages == [f"{folder}: reading model.safetensors, not {INDEX} beside it"]
+
+
+def test_git_lfs_pointer_in_place_of_the_config_is_refused(copied):
+    folder = copied("llama-gqa")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / "config.json").write_text(pointer)
+    with pytest.raises(
+        ValueError, match=r"config\.json is a git-lfs pointer, .*: run git lfs pull"
+    ):
+        open_folder(folder)
+
+
+def test_adapter_alone_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    with pytest.raises(ValueError, match="holds an adapter, not a model: merge it into owner/base"):
+        open_folder(tmp_path)
 
 
 def test_fingerprint_covers_the_tokenizer_and_no_prose(copied):

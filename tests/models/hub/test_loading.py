@@ -217,6 +217,53 @@ def test_misshapen_weight_is_refused(rewritten, name, expected, got):
         loading.load(open_folder(folder), mesh=ONE)
 
 
+def test_all_misfits_are_named_before_anything_is_placed(rewritten):
+    changes = {
+        "model.embed_tokens.weight": np.zeros((65, 32), np.float32),
+        "model.norm.weight": np.zeros(32, np.int8),
+    }
+    folder = rewritten("llama-gqa", changes)
+    file = folder / "model.safetensors"
+    message = (
+        f"model.embed_tokens.weight in {file} must have shape (64, 32), got (65, 32); "
+        f"model.norm.weight in {file} must be one of F64, F32, F16, BF16, got I8"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        loading.load(open_folder(folder), mesh=ONE)
+
+
+def test_only_the_first_of_many_unexpected_weights_are_named(rewritten):
+    changes = {f"odd.{i:02}": np.zeros(1, np.float32) for i in range(12)}
+    message = r"missing none, unexpected \['odd.00', 'odd.01', .*'odd.09', and 2 more\]$"
+    with pytest.raises(ValueError, match=message):
+        loading.load(open_folder(rewritten("llama-gqa", changes)), mesh=ONE)
+
+
+def test_wrapped_weights_are_one_line(tiny, rewritten):
+    tensors = load_file(tiny("llama-gqa").folder / "model.safetensors")
+    changes = {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
+    folder = rewritten("llama-gqa", dict.fromkeys(tensors) | changes)
+    message = (
+        f"the weights in {folder} do not fit its config.json: their names have _orig_mod. in them, "
+        "from torch.compile: save model._orig_mod"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        loading.load(open_folder(folder), mesh=ONE)
+
+
+def test_single_file_outranks_a_stale_index_as_in_transformers(tiny, ours, rewritten):
+    """Whose shards are whole, and of other weights."""
+    folder = rewritten("llama-gqa", {})
+    tiny("llama-tied").torch.save_pretrained(folder / "stale", max_shard_size="20KB")
+    for file in (folder / "stale").glob("model*"):
+        file.rename(folder / file.name)
+    assert (folder / checkpoint.INDEX).is_file()
+    model, theirs = loading.load(open_folder(folder), mesh=ONE), AutoModel.from_pretrained(folder)
+    assert_same_weights(model, ours("llama-gqa"))
+    read = theirs.state_dict()["norm.weight"].numpy()
+    assert np.array_equal(read, parameters.weights(model)["norm/scale"])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_not_finite_are_refused(tiny, rewritten, value):
     names = ["model.embed_tokens.weight", "model.norm.weight"]

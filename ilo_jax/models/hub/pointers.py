@@ -1,0 +1,25 @@
+"""Files that a clone without git-lfs leaves in place of the real ones."""
+
+import re
+from pathlib import Path
+
+POINTER = re.compile(rb"version https://[\w.-]+/spec/v1\n(?:.*\n)*?oid sha256:[0-9a-f]+\n")
+"""How a pointer begins: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md."""
+
+LONGEST = 1024
+"""Bytes that a pointer has at most, by that page."""
+
+
+def refuse_pointer(file: Path) -> None:
+    """Stop if a file is a git-lfs pointer, a few lines that say which file belongs there.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is one, naming it and what fetches the real one.
+    """
+    with file.open("rb") as stream:
+        begins = stream.read(LONGEST)
+    if POINTER.match(begins.replace(b"\r\n", b"\n")):
+        raise ValueError(
+            f"{file} is a git-lfs pointer, not the file itself: run git lfs pull in {file.parent}"
+        )
