@@ -41,9 +41,10 @@ class Run(NamedTuple):
 
 
 def say(text: str) -> None:
-    """Print, on the first process only."""
+    """Print, on the first process only; what the terminal cannot show, as escapes."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def launch(

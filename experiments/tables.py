@@ -102,8 +102,9 @@ class Table:
         if jax.process_index():
             return
         numbered = ({"step": step} | dict(row) for row in rows)
-        with self.file.open("a", encoding="utf-8", newline="") as stream:
-            stream.write(_text(_cells(self.header, numbered, digits=EXACT)))
+        text = _text(_cells(self.header, numbered, digits=EXACT))
+        with self.file.open("ab") as stream:
+            stream.write(text.encode(errors="backslashreplace"))
 
 
 def tidy(scores: Mapping[str, Any], languages: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -129,6 +130,10 @@ def _cell(value: Any, digits: int) -> Any:
 
 
 def _text(lines: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    return "".join(map(_line, lines))
+
+
+def _line(cells: Sequence[Any]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)  # with its own end of a line, or \r would not be quoted
+    return text.getvalue().removesuffix("\r\n") + "\n"

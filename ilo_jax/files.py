@@ -28,12 +28,15 @@ def user_cache() -> Path:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file, in UTF-8, so that it is seen whole or not at all.
+    r"""Write a text file, in UTF-8, so that it is seen whole or not at all.
+
+    Of the name of a file, a byte that is no UTF-8 is written as JSON has it, such as \udcff.
 
     Raises:
         OSError: If it cannot be written; what stood there before still stands.
     """
-    write_beside(file, lambda beside: beside.write_text(text, encoding="utf-8"))
+    data = text.encode(errors="backslashreplace")
+    write_beside(file, lambda beside: beside.write_bytes(data))
 
 
 def write_beside(file: Path, write: Callable[[Path], Any]) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import re
 import signal
 import subprocess
@@ -70,6 +71,12 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path):
     assert victim.read_text() == "theirs"
     assert not file.is_symlink()
     assert file.read_bytes() == "ours: \u00fc\n".encode()
+
+
+def test_a_name_that_is_no_utf8_is_written_as_json_has_it(tmp_path: Path):
+    name = os.fsdecode(b"a\xff")
+    write_text(tmp_path / "a.json", json.dumps(name, ensure_ascii=False))
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == name
 
 
 def test_a_file_may_be_read_by_whom_the_user_lets(tmp_path: Path):

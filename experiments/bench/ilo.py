@@ -15,6 +15,7 @@ float64. Appends to times.csv in --workdir, draws times.png there and prints a t
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +178,7 @@ def draw(ax: "Axes", rows: Sequence[tables.Row], *, along: str, fixed: str) -> N
         if places:
             ax.loglog(*zip(*places, strict=True), **style, label=name)
     ax.set(xlabel=along, ylabel="seconds")
+    pictures.logarithmic(ax)
     pictures.label(ax, title=f"{fixed} = {at}", legend=False)
     ax.grid(which="both", alpha=0.2)
 
@@ -194,7 +196,7 @@ def main() -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if FLAGS.plot:
         rows = [row for file in FLAGS.plot for row in tables.read(Path(file))]
-        pictures.write(workdir / "times.png", picture(rows))
+        pictures.write(workdir / "times.png", partial(picture, rows))
         return
     for name in absent(FLAGS.searchers):
         print(f"without {name}, which is not installed: pip install -e '.[bench]'")
@@ -212,7 +214,7 @@ def run(workdir: Path) -> None:
             raise ValueError(f"{label}, {states.shape}: {error}") from error
         print(table(rows), flush=True)
         tables.extend(file, COLUMNS, rows)
-    pictures.write(workdir / "times.png", picture(tables.read(file)))
+    pictures.write(workdir / "times.png", partial(picture, tables.read(file)))
     print(f"wrote times.csv and times.png in {workdir}")
 
 

@@ -130,11 +130,13 @@ def compare(config: Config, run: Run) -> list[Judged]:
             return found
         found.append(_judged(arm, folder, config, run, held_out))
     if jax.process_index() == 0:
-        size = f"{config.rows} x {setting.text.row_length} tokens"
-        title = f"{setting.folder.name}, {config.steps} steps of {size}"
-        report.write(run.workdir, found, languages, trained=config.trained, title=title)
+        report.write(run.workdir, found, languages, trained=config.trained)
     leave_config(run.workdir, config, comparison_key(config, setting, held_out))
     say(report.table(found, languages, trained=config.trained))
+    if jax.process_index() == 0:
+        size = f"{config.rows} x {setting.text.row_length} tokens"
+        title = f"{setting.folder.name}, {config.steps} steps of {size}"
+        report.draw(run.workdir, found, languages, trained=config.trained, title=title)
     say(f"wrote bits.csv, ilo.csv, bits.png, ilo.png and config.json in {run.workdir}")
     return found
 

@@ -1,6 +1,7 @@
 """What a comparison of trainings leaves: tables, tidy CSVs and two pictures."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,9 +83,9 @@ def table(judged: Sequence[Judged], languages: Sequence[str], *, trained: str) -
 
 
 def write(
-    workdir: Path, judged: Sequence[Judged], languages: Sequence[str], *, trained: str, title: str
+    workdir: Path, judged: Sequence[Judged], languages: Sequence[str], *, trained: str
 ) -> None:
-    """Leave the CSVs and the pictures in a run folder."""
+    """Leave the CSVs in a run folder."""
     tables.write(workdir / "bits.csv", BITS, _bits(judged, languages, trained))
     rows = (
         {"arm": one.arm, "seed": one.seed} | row
@@ -92,9 +93,15 @@ def write(
         for row in tables.tidy(one.found.scores._asdict(), languages)
     )
     tables.write(workdir / "ilo.csv", ("arm", "seed", *tables.INTERLINGUA), rows)
-    pictures.write(workdir / "ilo.png", picture_of_ilo(judged, title=title))
-    figure = picture_of_bits(judged, languages, trained=trained, title=title)
-    pictures.write(workdir / "bits.png", figure)
+
+
+def draw(
+    workdir: Path, judged: Sequence[Judged], languages: Sequence[str], *, trained: str, title: str
+) -> None:
+    """Leave the pictures in a run folder."""
+    pictures.write(workdir / "ilo.png", partial(picture_of_ilo, judged, title=title))
+    of_bits = partial(picture_of_bits, judged, languages, trained=trained, title=title)
+    pictures.write(workdir / "bits.png", of_bits)
 
 
 def _bits(

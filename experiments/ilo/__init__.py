@@ -10,6 +10,7 @@ killed continues where it was. On several hosts, start it on each with --distrib
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -69,21 +70,28 @@ def measure(config: Config, run: Run) -> ReferencedScores:
     scores = scored(stored.hidden_states(doing="scores"), settings_of(config))
     seconds = time.perf_counter() - begun
     if jax.process_index() == 0:
-        write(run.workdir, scores, stored, config)
+        write(run.workdir, scores, stored)
     took = stored.took | {"seconds": round(seconds, 3)}
     leave_config(run.workdir, config, stored.key, took=took)
     say(report.table(scores, languages=corpus.languages))
+    if jax.process_index() == 0:
+        draw(run.workdir, scores, stored, config)
     say(f"scored in {seconds:.1f} s; wrote scores.csv, config.json and ilo.png in {run.workdir}")
     return scores
 
 
-def write(workdir: Path, scores: ReferencedScores, stored: Stored, config: Config) -> None:
-    """Leave the scores of a run, and their picture, in its folder."""
+def write(workdir: Path, scores: ReferencedScores, stored: Stored) -> None:
+    """Leave the scores of a run in its folder."""
+    languages = stored.corpus.languages
+    rows = ({"model": stored.model} | row for row in tables.tidy(scores._asdict(), languages))
+    tables.write(workdir / "scores.csv", ("model", *tables.INTERLINGUA), rows)
+
+
+def draw(workdir: Path, scores: ReferencedScores, stored: Stored, config: Config) -> None:
+    """Leave the picture of a run in its folder."""
     languages = stored.corpus.languages
     title = f"{stored.model}, {len(languages)} languages x {len(stored.corpus.sentences[0])}"
     title += f" sentences of {Path(stored.corpus.source).name}, k={config.k}"
     title += f", t={config.min_languages}"
-    rows = ({"model": stored.model} | row for row in tables.tidy(scores._asdict(), languages))
-    tables.write(workdir / "scores.csv", ("model", *tables.INTERLINGUA), rows)
-    figure = report.picture(scores, title=title, languages=languages)
-    pictures.write(workdir / "ilo.png", figure)
+    picture = partial(report.picture, scores, title=title, languages=languages)
+    pictures.write(workdir / "ilo.png", picture)

@@ -3,18 +3,22 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import zarr
+from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertModel
 
@@ -94,6 +98,27 @@ def test_it_leaves_a_row_per_state_and_language(config, text, tmp_path):
     (session,) = record["ran_on"]["computed"]
     assert session["tokens"] > 0
     assert session["batch_tokens"] == 256
+
+
+def test_names_are_text_and_what_was_computed_is_there_when_the_picture_fails(
+    tiny, text, tmp_path, monkeypatch, capsys
+):
+    odd = tmp_path / "a $x_{ 50% \\z\n"
+    shutil.copytree(tiny, odd / "$m_{")
+    shutil.copytree(text, odd / "$c%_")
+    for name, other in (("aaa_Latn", "$l_{"), ("bbb_Latn", "b\n%s")):
+        (odd / "$c%_" / f"{name}.txt").rename(odd / "$c%_" / f"{other}.txt")
+    config = Config(model=str(odd / "$m_{"), corpus=str(odd / "$c%_"), batch_tokens=256)
+    measure(config, Run(odd / "run"))
+    assert (odd / "run/ilo.png").read_bytes().startswith(b"\x89PNG")
+    assert {row["language"] for row in rows(odd / "run")} >= {"$l_{", "b\n%s"}
+    assert json.loads((odd / "run/config.json").read_text())["config"] == asdict(config)
+    monkeypatch.setattr(Figure, "savefig", Mock(side_effect=OSError("disk full")))
+    capsys.readouterr()
+    with pytest.raises(OSError, match=r"^cannot write .*ilo.png: disk full$"):
+        measure(config, Run(tmp_path / "full"))
+    assert {p.name for p in (tmp_path / "full").iterdir()} >= {"scores.csv", "config.json"}
+    assert "gaussian" in capsys.readouterr().out
 
 
 def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):

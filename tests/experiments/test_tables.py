@@ -92,6 +92,13 @@ def test_a_header_that_is_not_whole_is_written_again(file):
     assert file.read_text() == "step,language,loss\n"
 
 
+def test_names_may_be_anything(file):
+    names = ["$a_{", "50%", "two\nlines", "a\rb", "\udcff"]
+    for step, name in enumerate(names, 1):
+        Table(file, COLUMNS, until=step - 1).add(step, [{"language": name, "loss": 1.0}])
+    assert [row["language"] for row in tables.read(file)] == [*names[:-1], r"\udcff"]
+
+
 def test_only_the_first_process_writes(file, monkeypatch):
     monkeypatch.setattr("jax.process_index", lambda: 1)
     Table(file, COLUMNS, until=0).add(1, [{"language": "x", "loss": 1.0}])

@@ -1,6 +1,7 @@
 """What a comparison of trainings leaves, against the numbers that went in."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.text import Text
 
 from experiments import pictures, tables
 from experiments.freezing import report as freezing_report
-from experiments.freezing.report import Judged, keep, kept, of_arm, table, write
+from experiments.freezing.report import Judged, draw, keep, kept, of_arm, table, write
 from ilo_jax.evaluation.held_out import Judgement, TextScores
 from ilo_jax.metrics import ReferencedScores
 
@@ -95,7 +96,8 @@ def test_an_arm_is_all_its_seeds(judged):
 
 
 def test_csvs_are_tidy(tmp_path, judged):
-    write(tmp_path, judged, LANGUAGES, trained=TRAINED, title="a model")
+    write(tmp_path, judged, LANGUAGES, trained=TRAINED)
+    draw(tmp_path, judged, LANGUAGES, trained=TRAINED, title="a model")
     assert {file.name for file in tmp_path.iterdir()} == {
         "bits.csv",
         "bits.png",
@@ -185,9 +187,9 @@ def drawn(monkeypatch) -> dict[str, Figure]:
     """The figures that are saved, by the file's name; they are saved all the same."""
     figures, save = {}, pictures.write
 
-    def remember(file: Path, figure: Figure) -> None:
-        figures[file.name] = figure
-        save(file, figure)
+    def remember(file: Path, draw: Callable[[], Figure]) -> None:
+        figures[file.name] = draw()
+        save(file, lambda: figures[file.name])
 
     monkeypatch.setattr(pictures, "write", remember)
     return figures
@@ -199,7 +201,7 @@ def texts_of(figure: Figure) -> list[str]:
 
 
 def test_pictures_say_what_they_show(tmp_path, judged, drawn):
-    write(tmp_path, judged, LANGUAGES, trained=TRAINED, title="a model, 5 steps")
+    draw(tmp_path, judged, LANGUAGES, trained=TRAINED, title="a model, 5 steps")
     for name in ("ilo.png", "bits.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
         assert "a model, 5 steps" in texts_of(drawn[name])
@@ -217,7 +219,7 @@ def test_pictures_say_what_they_show(tmp_path, judged, drawn):
 
 
 def test_pictures_show_the_numbers(tmp_path, judged, drawn):
-    write(tmp_path, judged, LANGUAGES, trained=TRAINED, title="a model")
+    draw(tmp_path, judged, LANGUAGES, trained=TRAINED, title="a model")
     lines = {line.get_label(): line.get_ydata() for line in drawn["ilo.png"].axes[0].get_lines()}
     for arm, text in freezing_report.ARMS.items():
         mean = of_arm(judged, arm, "ilo").mean(axis=(0, 2))

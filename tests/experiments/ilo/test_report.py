@@ -1,4 +1,5 @@
 import csv
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_table_has_every_language_then_mean_and_references():
 @pytest.mark.parametrize("states", [2, 33])
 def test_picture_is_a_png(tmp_path: Path, states: int):
     tall = ReferencedScores(*(np.resize(values, (states, 3)) for values in SCORES))
-    figure = report.picture(tall, title="a model", languages=LANGUAGES)
-    pictures.write(tmp_path / "ilo.png", figure)
+    picture = partial(report.picture, tall, title="a model", languages=LANGUAGES)
+    pictures.write(tmp_path / "ilo.png", picture)
     assert (tmp_path / "ilo.png").read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in tmp_path.iterdir()] == ["ilo.png"]
