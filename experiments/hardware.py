@@ -1,6 +1,10 @@
-"""What devices can do at best, by their makers' data sheets."""
+"""The devices that a job has: how it shares them out, and what they can do at best."""
 
 import jax
+from jax.sharding import Mesh
+
+from experiments.settings import Compute
+from ilo_jax import sharding
 
 BFLOAT16_TFLOPS = {
     "NVIDIA A100": 312,
@@ -14,7 +18,24 @@ BFLOAT16_TFLOPS = {
     "TPU v6 lite": 918,
     "TPU v6e": 918,
 }
-"""Dense, by the beginning of JAX's name of a device; SXM models of GPUs."""
+"""Dense, by the beginning of JAX's name of a device and their makers' data sheets; SXM models of
+GPUs."""
+
+
+def make_mesh(compute: Compute) -> Mesh:
+    """The mesh over all devices, with `model_parallel` of them to a copy of the model.
+
+    Raises:
+        ValueError: If that does not divide their number.
+    """
+    count, asked = jax.device_count(), compute.model_parallel
+    fitting = [n for n in range(1, count + 1) if count % n == 0]
+    if asked not in fitting:
+        raise ValueError(
+            f"model_parallel must divide the number of devices, {count}, or some would be idle: "
+            f"one of {', '.join(map(str, fitting))}; got {asked}"
+        )
+    return sharding.make_mesh(model=asked)
 
 
 def peak_flops() -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.files import write_text
 
 PACKAGES = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "safetensors")
@@ -28,16 +29,19 @@ def leave_config(
     config: Any,
     key: Mapping[str, Any],
     *,
+    corpus: Parallel | None = None,
     took: Mapping[str, Any] | None = None,
 ) -> None:
     """Write WORKDIR/config.json, by the first process only.
 
-    It holds "config", the settings; "key"; and "ran_on", `surroundings` and what it took.
+    It holds "config", the settings; "key"; "corpus", which languages, how many sentences and how
+    many lines were left out; and "ran_on", `surroundings` and what it took.
 
     Args:
         workdir: The run folder.
         config: The job's Config.
         key: What determines the results beside the settings: digests of what they name.
+        corpus: What was read of the aligned sentences; None: nothing was.
         took: What it took, such as seconds; None: nothing is told.
 
     Raises:
@@ -46,6 +50,11 @@ def leave_config(
     if jax.process_index():
         return
     ran_on = surroundings() | dict(took or {})
-    whole = {"config": dataclasses.asdict(config), "key": key, "ran_on": ran_on}
+    read = corpus and {
+        "languages": list(corpus.languages),
+        "sentences": len(corpus.sentences[0]),
+        "left_out": corpus.dropped,
+    }
+    whole = {"config": dataclasses.asdict(config), "key": key, "corpus": read, "ran_on": ran_on}
     workdir.mkdir(parents=True, exist_ok=True)
     write_text(workdir / "config.json", json.dumps(whole, indent=2, ensure_ascii=False))

@@ -73,6 +73,16 @@ def one_of(allowed: Sequence[str], *, default: str, words: str = "") -> str:
     return bounded(default, Bound(lambda value: value in allowed, words))
 
 
+def given(*, default: str, words: str) -> str:
+    """A field that holds text, and not the empty one.
+
+    Args:
+        default: What it is where nobody says.
+        words: What the text is of, after "must be".
+    """
+    return bounded(default, Bound(lambda value: bool(value.strip()), words))
+
+
 def problems(config: Any) -> list[str]:
     """What is wrong with the fields of a Config, each taken for itself."""
     found = []
@@ -112,7 +122,7 @@ def check(config: Any, *conflicts: str) -> None:
 class Model:
     """Which model."""
 
-    model: str = "sample"
+    model: str = given(default="sample", words="a Hugging Face folder, a hub id or sample")
     """A Hugging Face folder, a hub id (owner/name), or "sample": multilingual-e5-small."""
 
 
@@ -120,13 +130,15 @@ class Model:
 class Aligned:
     """Which sentences, that mean the same in every language."""
 
-    corpus: str = "sample"
+    corpus: str = given(default="sample", words="a folder, a table, a prepared dataset or sample")
     """A folder, table or prepared dataset of aligned sentences, or "sample": the shipped one."""
     split: str = ""
-    """FLORES-200 split, "dev" or "devtest"; may be empty where there is just one."""
+    """Split of FLORES-200 or FLORES+, "dev" or "devtest"; may be empty where there is just one."""
     languages: str = ""
     """Codes, separated by commas, or "paper": its 31; empty: every language of the corpus."""
-    sentences: int = at_least(0, default=0)
+    drop_incomplete: bool = False
+    """Whether to leave out, in all languages, the lines that are empty or a placeholder in one."""
+    sentences: int = at_least(0, default=0, below=Bound(lambda count: count != 1, "0 or 2 or more"))
     """How many of each language, from the first on; 0: all."""
 
 

@@ -14,11 +14,10 @@ from jax.sharding import Mesh
 from jaxtyping import Float32
 from tqdm import tqdm
 
-from experiments.hardware import peak_flops
+from experiments.hardware import make_mesh, peak_flops
 from experiments.launch import Run, say
 from experiments.provenance import surroundings
 from experiments.settings import Aligned, Extraction
-from ilo_jax import sharding
 from ilo_jax.activations.extraction import Report, extract
 from ilo_jax.activations.gathering import layouts
 from ilo_jax.activations.store import Key, Store, open_store
@@ -69,14 +68,27 @@ class Stored(NamedTuple):
 
 
 def read_corpus(source: Aligned) -> Parallel:
-    """The aligned sentences that the configuration asks for."""
+    """The aligned sentences that the configuration asks for; says how many lines were left out.
+
+    Raises:
+        OSError: If the corpus is absent or cannot be read.
+        ValueError: If it is none, lacks what is asked for, or is damaged.
+    """
     codes = ",".join(language.code for language in PAPER)
     asked = codes if source.languages == "paper" else source.languages
     languages = [code.strip() for code in asked.split(",") if code.strip()]
     path = parallel.SAMPLE if source.corpus == "sample" else Path(source.corpus)
     reader = prepared.read_prepared if prepared.is_prepared(path) else parallel.read
-    sentences = source.sentences or None
-    return reader(path, languages=languages, sentences=sentences, split=source.split)
+    corpus = reader(
+        path,
+        languages=languages,
+        sentences=source.sentences or None,
+        split=source.split,
+        drop_incomplete=source.drop_incomplete,
+    )
+    if source.drop_incomplete:
+        say(f"left out {corpus.dropped} lines of {corpus.source} that lack a sentence")
+    return corpus
 
 
 def states_key(
@@ -130,7 +142,7 @@ def stored_states(
         RuntimeError: If another process failed.
         ValueError: If the settings, the corpus or the model cannot be used.
     """
-    mesh = sharding.make_mesh(model=source.model_parallel)
+    mesh = make_mesh(source)
     part = share(mesh)
     own = range(part.index, len(corpus.languages), part.count)
     text = together(partial(_text, source, corpus, folder, own), what="reading the text")

@@ -18,6 +18,8 @@ DIGITS = 6
 """Significant digits of a number in a table of results."""
 EXACT = 9
 """In the log of a training: enough to tell any two float32 apart."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How text begins that a spreadsheet takes for a formula; in a table it has a ' before it."""
 INTERLINGUA = "state language bridge reach ilo ceiling gaussian uncertain".split()
 """Columns of ILO beside its references, as every job writes it: those of `tidy` scores."""
 
@@ -69,7 +71,8 @@ def read(file: Path) -> list[dict[str, str]]:
         OSError: If it cannot be read.
     """
     with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+        rows = csv.DictReader(stream)
+        return [{name: _plain(cell) for name, cell in row.items()} for row in rows]
 
 
 class Table:
@@ -126,7 +129,25 @@ def _cells(header: Sequence[str], rows: Iterable[Row], *, digits: int) -> Iterat
 
 
 def _cell(value: Any, digits: int) -> Any:
+    if isinstance(value, str):
+        return f"'{value}" if _is_formula(value.lstrip("'")) else value
     return f"{value:.{digits}g}" if isinstance(value, (float, np.floating)) else value
+
+
+def _plain(cell: str) -> str:
+    """The text of a cell, without the quote that keeps a spreadsheet from computing it."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell.lstrip("'")) else cell
+
+
+def _is_formula(text: str) -> bool:
+    """Tell what a spreadsheet would compute, such as a file's name that begins with =."""
+    if not text.startswith(FORMULA):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _text(lines: Iterable[Sequence[Any]]) -> str:

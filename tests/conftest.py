@@ -43,3 +43,12 @@ def flores() -> Path:
     if not (folder / "devtest").is_dir():
         pytest.skip(f"no FLORES-200 devtest folder at {folder}; set FLORES200 to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bible() -> Path:
+    """Return the folder of an aligned New Testament; it is not part of the project."""
+    folder = Path(__file__).parents[2] / "shared/data/bible_nt_aligned"
+    if not folder.is_dir():
+        pytest.skip(f"no aligned New Testament at {folder}")
+    return folder

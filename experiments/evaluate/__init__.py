@@ -26,11 +26,11 @@ from jaxtyping import Float
 
 from experiments import tables
 from experiments.evaluate import report
+from experiments.hardware import make_mesh
 from experiments.launch import Run, say
 from experiments.provenance import leave_config
 from experiments.settings import Compared, Extraction, check, one_of
 from experiments.states import read_corpus, stored_states
-from ilo_jax import sharding
 from ilo_jax.corpora.choices import SHAPES, Question, read_questions
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.evaluation.answers import AnswerScores, answer_scores, question_tokens
@@ -88,7 +88,7 @@ def by_likelihood(
     if not (config.likelihood or questions):
         return
     kind, tokenizer = folder.config, folder.tokenizer
-    mesh = sharding.make_mesh(model=config.model_parallel)
+    mesh = make_mesh(config)
     dtype, held = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype or config.dtype)
     likelihood = compiled_likelihood(kind, mesh, batch_tokens=config.batch_tokens, dtype=dtype)
     texts = corpus_tokens(corpus, tokenizer, kind) if config.likelihood else None
@@ -146,7 +146,7 @@ class Left:
 
     def __init__(self, workdir: Path, config: Config, corpus: Parallel, folder: Folder):
         """Begin to count the time; nothing is written yet."""
-        self.model, self.config = folder.name, config
+        self.model, self.config, self.corpus = folder.name, config, corpus
         self.workdir, self.begun, self.seconds = workdir, time.perf_counter(), 0.0
         self.key = results_key(config, corpus, folder)
         self.tables: dict[str, report.Table] = {}
@@ -159,7 +159,7 @@ class Left:
         rows = ({"model": self.model} | dict(row) for row in table.rows)
         tables.write(self.workdir / name, ("model", *table.header), rows)
         took = {"seconds": round(self.seconds, 3)}
-        leave_config(self.workdir, self.config, self.key, took=took)
+        leave_config(self.workdir, self.config, self.key, corpus=self.corpus, took=took)
 
 
 def results_key(config: Config, corpus: Parallel, folder: Folder) -> dict[str, Any]:

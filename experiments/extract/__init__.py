@@ -43,5 +43,5 @@ def extract(config: Config, run: Run) -> Stored:
     check(config)
     folder, corpus = open_folder(config.model), read_corpus(config)
     stored = stored_states(config, folder, corpus, run, taps=config.taps)
-    leave_config(run.workdir, config, stored.key, took=stored.took)
+    leave_config(run.workdir, config, stored.key, corpus=corpus, took=stored.took)
     return stored

@@ -65,7 +65,7 @@ def finetune(config: Config, job: Run) -> Path | None:
             _save(trained, setting, folder)
         # It may have been killed after its model was saved, before it could.
         if not (job.workdir / "config.json").is_file():
-            leave_config(job.workdir, config, key)
+            leave_config(job.workdir, config, key, corpus=held_out and held_out.corpus)
     return folder
 
 

@@ -3,4 +3,4 @@
 from experiments.finetune import finetune
 from experiments.launch import launch
 
-launch(finetune, name="finetune", config="configs/finetune/smollm2.py")
+launch(finetune, name="finetune", config="configs/finetune/own.py")

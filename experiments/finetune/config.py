@@ -53,7 +53,7 @@ class Config(Watched, Overlap, Source, Learnt):
 
     freeze: str = "none"
     """What does not train: none; paper:8, the embedding, the first 8 blocks, the final norm and the
-    head; or patterns of weight paths, separated by commas."""
+    head; or patterns of weight paths, separated by commas (not those within braces or brackets)."""
     steps: int = at_least(1, default=200)
     """How many in all."""
     rows: int = at_least(1, default=8)

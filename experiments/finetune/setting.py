@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from experiments.finetune.config import NO_BEARING, Config, check
-from ilo_jax import sharding
+from experiments.hardware import make_mesh
 from ilo_jax.corpora.examples import read_examples
 from ilo_jax.corpora.tokens import refuse_unfit, tokenized
 from ilo_jax.models import parameters
@@ -76,7 +76,7 @@ def prepare(config: Config) -> Setting:
             f"the text must fill the {order.batch} rows of a step, got {order.rows} of "
             f"{config.row_length} tokens ({len(tokens.tokens)} tokens in {examples.source})"
         )
-    mesh = sharding.make_mesh(model=config.model_parallel)
+    mesh = make_mesh(config)
     own_slots(order, share(mesh))
     shapes = parameters.shapes(parameters.abstract(model, dtype=jnp.float32))
     frozen = freezing.frozen_mask(shapes, freezing.read_rules(config.freeze, model))

@@ -23,6 +23,7 @@ from experiments.finetune.setting import Setting, prepare, training_key
 from experiments.finetune.watch import read_slice
 from experiments.freezing import report
 from experiments.freezing.report import Judged
+from experiments.hardware import make_mesh
 from experiments.launch import Run, say
 from experiments.provenance import leave_config
 from experiments.settings import at_least
@@ -30,7 +31,6 @@ from ilo_jax.evaluation.held_out import Slice, judge, judgement_key
 from ilo_jax.files import key_digest
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import Folder, open_folder
-from ilo_jax.sharding import make_mesh
 from ilo_jax.training.checkpoints import Key
 
 
@@ -114,7 +114,7 @@ def compare(config: Config, run: Run) -> list[Judged]:
     """
     check(config)
     setting = prepare(config)
-    mesh = make_mesh(model=config.model_parallel)
+    mesh = make_mesh(config)
     held_out = read_slice(
         config, setting.folder, mesh, k=config.k, min_languages=config.min_languages
     )
@@ -131,7 +131,8 @@ def compare(config: Config, run: Run) -> list[Judged]:
         found.append(_judged(arm, folder, config, run, held_out))
     if jax.process_index() == 0:
         report.write(run.workdir, found, languages, trained=config.trained)
-    leave_config(run.workdir, config, comparison_key(config, setting, held_out))
+    key = comparison_key(config, setting, held_out)
+    leave_config(run.workdir, config, key, corpus=held_out.corpus)
     say(report.table(found, languages, trained=config.trained))
     if jax.process_index() == 0:
         size = f"{config.rows} x {setting.text.row_length} tokens"
@@ -152,7 +153,7 @@ def _judged(arm: Arm, folder: Folder, config: Config, run: Run, held_out: Slice)
     digest = key_digest(judgement_key(held_out, folder.fingerprint))
     file = run.workdir / "judged" / f"{arm.name}-{arm.seed}-{digest}.npz"
     if not file.is_file():
-        mesh = make_mesh(model=config.model_parallel)
+        mesh = make_mesh(config)
         model = loading.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=jnp.float32)
         found = judge(model, held_out, name=f"{arm.name}-{arm.seed}")
         if jax.process_index() == 0:

@@ -3,4 +3,4 @@
 from experiments.freezing import compare
 from experiments.launch import launch
 
-launch(compare, name="freezing", config="configs/freezing/smollm2.py")
+launch(compare, name="freezing", config="configs/freezing/own.py")

@@ -72,7 +72,7 @@ def measure(config: Config, run: Run) -> ReferencedScores:
     if jax.process_index() == 0:
         write(run.workdir, scores, stored)
     took = stored.took | {"seconds": round(seconds, 3)}
-    leave_config(run.workdir, config, stored.key, took=took)
+    leave_config(run.workdir, config, stored.key, corpus=corpus, took=took)
     say(report.table(scores, languages=corpus.languages))
     if jax.process_index() == 0:
         draw(run.workdir, scores, stored, config)

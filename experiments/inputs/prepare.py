@@ -9,20 +9,31 @@ The folder that it prints is then a corpus for every other experiment.
 from absl import flags
 
 from experiments import launch
-from ilo_jax.corpora import prepared
+from ilo_jax.corpora.archives import MOST, Most
+from ilo_jax.corpora.preparing import prepare
 
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
     """Prepare the corpus of the flags, and print where it is."""
-    most = FLAGS.most_bytes
-    print(prepared.prepare(FLAGS.corpus, FLAGS.data_dir, name=FLAGS.name, most_bytes=most))
+    folder = prepare(
+        FLAGS.corpus,
+        FLAGS.data_dir,
+        name=FLAGS.name,
+        drop_incomplete=FLAGS.drop_incomplete,
+        most=Most(FLAGS.most_bytes, FLAGS.most_file_bytes, FLAGS.most_files),
+    )
+    print(folder)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("corpus", None, "Archive, folder or table.", required=True)
     flags.DEFINE_string("data_dir", None, "Where datasets are kept.", required=True)
     flags.DEFINE_string("name", None, "Of the dataset, in lower case.", required=True)
-    flags.DEFINE_integer("most_bytes", prepared.MOST_BYTES, "That an archive may unpack to.")
+    incomplete = "Leave out, in all languages, lines that are empty or a placeholder in one."
+    flags.DEFINE_bool("drop_incomplete", False, incomplete)
+    flags.DEFINE_integer("most_bytes", MOST.bytes, "That an archive may unpack to.")
+    flags.DEFINE_integer("most_file_bytes", MOST.file_bytes, "That each of its files may.")
+    flags.DEFINE_integer("most_files", MOST.files, "That an archive may hold, folders included.")
     launch.start(main)

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ilo_jax.corpora import parallel
-from ilo_jax.corpora.lines import filled, is_text, made, parse_object, read_lines
+from ilo_jax.corpora.layouts import choose_split
+from ilo_jax.corpora.lines import filled, is_text, made, parse_object, read_lines, undecodable
 from ilo_jax.corpora.prepared import is_prepared, open_dataset, read_features
 from ilo_jax.refusals import listed, refuse
 
@@ -79,7 +79,7 @@ def read_examples(path: str | Path, *, split: str = "") -> Examples:
       or "prompt" and "completion". With an integer or text feature "id" as well, examples
       come in its order; otherwise as TFDS keeps them, which is by a hash.
 
-    Lines end at \n only, and a byte order mark is dropped.
+    Lines end in LF, CRLF or CR, and a byte order mark is dropped.
 
     Args:
         path: Of any of these.
@@ -95,7 +95,7 @@ def read_examples(path: str | Path, *, split: str = "") -> Examples:
         raise FileNotFoundError(f"no examples at {path}: there is no such file or folder")
     if is_prepared(path):
         return _read_dataset(path, split)
-    parallel.choose_split([""], split, path)
+    choose_split([""], split, path)
     found = _read_folder(path) if path.is_dir() else _read_file(path)
     return Examples(tuple(found), str(path))
 
@@ -205,7 +205,7 @@ def _value(node: object, key: str) -> object:
 def _read_dataset(folder: Path, split: str) -> Examples:
     builder = open_dataset(folder)
     _refuse_another_kind(builder.info, folder)
-    chosen = parallel.choose_split(list(builder.info.splits), split, folder)
+    chosen = choose_split(list(builder.info.splits), split, folder)
     source = f"{folder} ({chosen})"
     records = _sorted(_records(builder, chosen, source), source)
     return Examples(tuple(_example(record) for record in _decoded(records, source)), source)
@@ -265,12 +265,11 @@ def _decoded(records: Sequence[Mapping[str, bytes]], source: str) -> list[dict[s
     Raises:
         ValueError: Naming the first byte of each value that is not UTF-8.
     """
-    texts, problems = [], []
-    for number, record in enumerate(records, 1):
-        try:
-            texts.append({key: value.decode() for key, value in record.items()})
-        except UnicodeDecodeError as error:
-            byte = f"byte {error.start + 1}: 0x{error.object[error.start]:02x}"
-            problems.append(f"example {number}, {byte}")
+    problems = [
+        f"example {number}, {problem}"
+        for number, record in enumerate(records, 1)
+        for value in record.values()
+        if (problem := undecodable(value))
+    ]
     refuse(f"{source}: text must be UTF-8, got", problems)
-    return texts
+    return [{key: value.decode() for key, value in record.items()} for record in records]

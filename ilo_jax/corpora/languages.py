@@ -77,9 +77,36 @@ PAPER: tuple[Language, ...] = (
 """In the paper's order."""
 
 
+RENAMED = {
+    "ajp_Arab": "apc_Arab_sout3123",
+    "aka_Latn": "twi_Latn_asan1239",
+    "apc_Arab": "apc_Arab_nort3139",
+    "est_Latn": "ekk_Latn",
+    "grn_Latn": "gug_Latn",
+    "kon_Latn": "ktu_Latn",
+    "tgl_Latn": "fil_Latn",
+    "twi_Latn": "twi_Latn_akua1239",
+    "tzm_Tfng": "zgh_Tfng",
+    "zho_Hans": "cmn_Hans",
+    "zho_Hant": "cmn_Hant",
+}
+"""What FLORES+ calls the languages of FLORES-200 that it has under other codes: the relabelled ones
+of the changelog of github.com/openlanguagedata/flores up to 2.0-rc.3."""
+
+
+def other_code(code: str) -> str:
+    """What the other one of FLORES-200 and FLORES+ calls the same text; mostly the code itself."""
+    back = {new: old for old, new in RENAMED.items()}
+    return RENAMED.get(code) or back.get(code) or code
+
+
 def find(code: str) -> Language | None:
-    """What is known about a language of the paper; None for any other."""
-    return next((language for language in PAPER if language.code == code), None)
+    """What is known about a language of the paper, by its code of FLORES-200 or FLORES+.
+
+    None for any other.
+    """
+    names = {code, other_code(code)}
+    return next((language for language in PAPER if language.code in names), None)
 
 
 def by_family(codes: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Lines of text files, of tables and of JSON; what is malformed is named by its line."""
 
+import codecs
 import json
 import reprlib
 from collections import Counter
@@ -7,38 +8,84 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ilo_jax.corpora.pointers import is_pointer
 from ilo_jax.refusals import refuse
 
 Line = TypeVar("Line")
 Made = TypeVar("Made")
 
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
 
 def read_lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
-    """The lines of several files.
+    """The lines of several files of UTF-8, a byte order mark at the start dropped.
 
     Raises:
-        ValueError: Naming the first byte of each file that is not UTF-8.
+        OSError: If one cannot be read.
+        ValueError: Naming each file that is not UTF-8, with its first byte that is not, or that
+            is a pointer of git-lfs.
     """
     lines, problems = {}, []
     for name, file in files.items():
         data = file.read_bytes()
-        try:
-            text = data.decode().removeprefix("\ufeff")
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            byte = error.start - data.rfind(b"\n", 0, error.start)
-            problems.append(f"{file} line {line}, byte {byte}: 0x{data[error.start]:02x}")
+        if problem := _problem(data):
+            problems.append(f"{file}{problem}")
         else:
-            lines[name] = text.removesuffix("\n").split("\n") if text else []
-    refuse("text must be UTF-8, got", problems)
+            lines[name] = split_lines(data.decode().removeprefix("\ufeff"))
+    refuse("text must be UTF-8 (iconv -f ENCODING -t UTF-8 converts it), got", problems)
     return lines
+
+
+def split_lines(text: str) -> list[str]:
+    r"""The lines of a text: LF, CRLF and CR end one alike, and nothing else does.
+
+    What Unicode also calls the end of a line (U+2028, U+0085, vertical tabs, form feeds) occurs
+    inside sentences, so that files of aligned text would not stay aligned.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _problem(data: bytes) -> str:
+    """Why the bytes of a file are no text, to follow its name; empty if they are."""
+    if is_pointer(data):
+        return ": a pointer of git-lfs (run git lfs pull)"
+    if _is_utf_16(data):
+        return ": UTF-16"
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        before = split_lines(data[: error.start].decode() + "?")
+        byte = len(before[-1].encode())
+        return f" line {len(before)}, byte {byte}: 0x{data[error.start]:02x}"
+    return ""
+
+
+def undecodable(data: bytes) -> str:
+    """The first byte that is not UTF-8, and where; empty if all are."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start + 1}: 0x{data[error.start]:02x}"
+    return ""
+
+
+def _is_utf_16(data: bytes) -> bool:
+    """Tell UTF-16, marked as such or not: there NULs are half of ASCII and of every line end.
+
+    As UTF-8 it may well be read: as other text.
+    """
+    wide = max(data.count(b"\n\0"), data.count(b"\0\n"))
+    unmarked = 4 * data.count(0) > len(data) or wide == data.count(b"\n") > 0
+    return data.startswith(UTF_16_MARKS) or (len(data) % 2 == 0 and unmarked)
 
 
 def filled(path: Path) -> list[str]:
     """The lines of a file that has some.
 
     Raises:
-        ValueError: If it is empty, or naming the first byte that is not UTF-8.
+        OSError: If it cannot be read.
+        ValueError: If it is empty, or as from `read_lines`.
     """
     lines = read_lines({str(path): path})[str(path)]
     if not lines:
@@ -71,9 +118,11 @@ def made(
 
 
 def parse_tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
-    """The columns of a tab-separated table.
+    """The columns of a tab-separated table, whose first line names them; quotes are text.
 
-    Not by the csv module: even with quoting off it refuses a carriage return in a cell.
+    Raises:
+        ValueError: Naming all columns that come twice or have no name, or all lines with more
+            cells than the first or fewer.
     """
     header, *rows = [line.split("\t") for line in lines]
     header = [name.rstrip() for name in header]
@@ -81,7 +130,7 @@ def parse_tsv(lines: Sequence[str], source: str) -> dict[str, list[str]]:
     if "" in header:
         raise ValueError(f"{source}: column {header.index('') + 1} must have a name, got none")
     ragged = [
-        f"line {number}: {len(row)}"
+        f"line {number}: {len(row) if row != [''] else 'none, it is blank'}"
         for number, row in enumerate(rows, 2)
         if len(row) != len(header)
     ]
@@ -95,6 +144,8 @@ def parse_object(line: str) -> dict[str, Any]:
     Raises:
         ValueError: If it is none, or repeats a key.
     """
+    if not line.strip():
+        raise ValueError("is blank")
     try:
         record = json.loads(line, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:

@@ -1,35 +1,49 @@
 """Aligned multi-parallel text: the same sentences in several languages, line by line.
 
-Read from a FLORES-200 folder, a folder of text files, or one TSV or JSONL table. Whatever
-is not aligned, empty or not text is refused, never skipped: one line lost in one language
-would compare every later sentence with the wrong translations.
+Read from a FLORES-200 or FLORES+ folder, a folder of text files, or one TSV or JSONL table.
+Whatever is not aligned, empty or not text is refused, never skipped unless that is asked for, and
+then in all languages: one line lost in one language would compare every later sentence with the
+wrong translations.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.resources
 import json
-import reprlib
-from collections.abc import Collection, Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from ilo_jax.corpora.lines import (
-    is_text,
-    made,
-    parse_object,
-    parse_tsv,
-    read_lines,
-    refuse_repeated,
-)
+from ilo_jax.corpora.layouts import choose_languages, choose_split, find_splits
+from ilo_jax.corpora.lines import filled, is_text, parse_tsv, read_lines, refuse_repeated
+from ilo_jax.corpora.records import parse_records, read_texts, refuse_other_than_text
 from ilo_jax.refusals import listed, refuse
 
 SAMPLE = Path(str(importlib.resources.files("ilo_jax.corpora") / "sample"))
 """The folder of the corpus that comes with the package: 48 everyday sentences."""
 
-SPLITS = ("dev", "devtest")
-"""Splits of FLORES-200: names of folders, and suffixes of the files in them."""
+PLACEHOLDER = re.compile(r"<[^<>]+>|[-\u2013\u2014]+")
+"""What stands where a sentence is missing: a tag alone, such as the <range> of a Bible's verse that
+the line before holds, too; or dashes alone."""
+
+LONGEST = 2**20
+"""Characters that a sentence may have: in a longer one, line ends are missing."""
+
+INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")
+"""Categories of Unicode's characters that show nothing: control, format, separators."""
+
+
+class Columns(NamedTuple):
+    """Lines of several languages that are not known to be aligned yet."""
+
+    text: Mapping[str, Sequence[str]]
+    """By language."""
+    places: Mapping[str, str]
+    """What messages call a language's lines, before their number."""
+    first: int = 1
+    """Number of the first line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +51,9 @@ class Parallel:
     """Sentences in several languages; the i-th sentences of all say the same.
 
     Raises:
-        ValueError: If a language comes twice, languages differ in their number of sentences,
-            there are none, or one is empty.
+        ValueError: If a language comes twice or has no name in UTF-8, languages differ in
+            their number of sentences, or there are none; naming all that are empty, no more than
+            a placeholder, or longer than `LONGEST`.
     """
 
     languages: tuple[str, ...]
@@ -47,6 +62,12 @@ class Parallel:
     """Text as [lang][sent]."""
     source: str
     """Where the text comes from, for messages; not part of `hash`."""
+    places: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """What messages call a language's sentences, before their number; by default by its code."""
+    numbers: Sequence[int] = dataclasses.field(default=(), compare=False, repr=False)
+    """The number of each sentence where it comes from; by default from 1 on."""
+    dropped: int = dataclasses.field(default=0, compare=False)
+    """How many lines were left out, in every language, since they lack a sentence in one."""
 
     def __post_init__(self):
         if len(self.languages) != len(self.sentences):
@@ -55,18 +76,27 @@ class Parallel:
                 f"{len(self.languages)} languages and sentences of {len(self.sentences)}"
             )
         refuse_repeated(self.languages, f"{self.source}: a language must come once")
-        _refuse_unequal(self)
-        empty = [
-            f"{language} {number}"
+        nameless = [ascii(code) for code in self.languages if not (code.strip() and is_text(code))]
+        refuse(f"{self.source}: a language must have a name in UTF-8, got", nameless, inline=True)
+        _refuse_unequal(dict(zip(self.languages, self.sentences, strict=True)), self.source)
+        advice = "drop_incomplete leaves its line out in all languages"
+        self._refuse(_lack, f"must not be empty or a placeholder ({advice})")
+        self._refuse(_excess, f"must have at most {LONGEST} characters (do lines have their ends?)")
+
+    def _refuse(self, problem: Callable[[str], str], rule: str) -> None:
+        """Refuse the sentences that have a problem."""
+        problems = [
+            f"{self.name(language, index)}: {found}"
             for language, sentences in zip(self.languages, self.sentences, strict=True)
-            for number, sentence in enumerate(sentences, 1)
-            if not sentence.strip()
+            for index, sentence in enumerate(sentences)
+            if (found := problem(sentence))
         ]
-        if empty:
-            raise ValueError(
-                f"{self.source}: a sentence must not be empty, got {len(empty)} that are "
-                f"(language and line, a table's header not counted): {listed(empty)}"
-            )
+        refuse(f"{self.source}: a sentence {rule}, got {len(problems)}:", problems)
+
+    def name(self, language: str, index: int) -> str:
+        """What messages call a sentence."""
+        number = self.numbers[index] if self.numbers else index + 1
+        return f"{self.places.get(language, f'{language} sentence')} {number}"
 
     @property
     def hash(self) -> str:
@@ -90,171 +120,136 @@ def read(
     languages: Sequence[str] = (),
     sentences: int | None = None,
     split: str = "",
+    drop_incomplete: bool = False,
 ) -> Parallel:
     r"""The aligned sentences of a folder or a table.
 
-    A folder holds dev/<code>.dev or devtest/<code>.devtest as FLORES-200 does, or such
-    files themselves, or <code>.txt; one sentence a line. A table is a .tsv file whose first
-    line names the languages (quotes mean nothing, as in FLORES text), or a .jsonl file with
-    one object a line and the languages as keys.
+    A folder holds dev/<code>.dev or devtest/<code>.devtest as FLORES-200 does, dev/dev.<code> or
+    dev/<code>.jsonl as FLORES+ does, such files themselves, or <code>.txt; one sentence a line. A
+    table is a .tsv file whose first line names the languages (quotes mean nothing, as in FLORES
+    text), or a .jsonl file with one object a line and the languages as keys.
 
-    Lines end at \n only, since other line separators do occur inside sentences. A byte
-    order mark at the start and white space at the end of a sentence are dropped, and
-    nothing else. Any code goes; those of the paper are in `languages.PAPER`.
+    Lines end in LF, CRLF or CR, and in nothing else, since other line separators do occur inside
+    sentences. A byte order mark at the start and white space at the end of a sentence are
+    dropped, and nothing else. Any code goes; those of the paper are in `languages.PAPER`.
 
     Args:
         path: Folder, .tsv or .jsonl file.
         languages: Which, and in which order; if none, all, sorted.
         sentences: How many of each language, from the first on; all if None.
         split: "dev" or "devtest"; empty where there is just one, or none.
+        drop_incomplete: Whether to leave out, in all these languages, the lines that are empty or
+            a placeholder in one; `Parallel.dropped` counts them.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
-        ValueError: If `path` is no corpus, lacks what was asked for, or is damaged; the
-            message names what and where.
+        OSError: If something there cannot be read.
+        ValueError: If `path` is no corpus, has a single sentence, lacks what was asked for, or is
+            damaged; the message names what and where.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no corpus at {path}: there is no such file or folder")
-    corpus = (_read_folder if path.is_dir() else _read_table)(path, languages, split)
+    source, columns = (_read_folder if path.is_dir() else _read_table)(path, languages, split)
+    corpus = aligned(columns, source, drop_incomplete=drop_incomplete)
     return corpus if sentences is None else first(corpus, sentences)
 
 
-def _read_folder(path: Path, languages: Sequence[str], split: str) -> Parallel:
+def _read_folder(path: Path, languages: Sequence[str], split: str) -> tuple[str, Columns]:
     splits = find_splits(path)
     chosen = choose_split(splits, split, path)
     source = f"{path} ({chosen})" if chosen else str(path)
-    files = splits[chosen]
-    codes = choose_languages(languages, files, source)
-    text = read_lines({code: files[code] for code in codes})
-    return aligned(codes, text, source)
+    codes = choose_languages(languages, splits[chosen], source)
+    files = {code: splits[chosen][code] for code in codes}
+    records = files[codes[0]].suffix == ".jsonl"
+    text = read_texts(files, source) if records else read_lines(files)
+    return source, Columns(text, {code: f"{file} line" for code, file in files.items()})
 
 
-def _read_table(path: Path, languages: Sequence[str], split: str) -> Parallel:
-    parsers = {".tsv": parse_tsv, ".jsonl": _jsonl}
+def _read_table(path: Path, languages: Sequence[str], split: str) -> tuple[str, Columns]:
+    parsers = {".tsv": parse_tsv, ".jsonl": parse_records}
     if path.suffix not in parsers:
-        raise ValueError(f"a corpus must be a folder, a .tsv or a .jsonl file, got {path}")
+        raise ValueError(
+            f"a corpus must be a folder, a .tsv or a .jsonl file, got {path}; "
+            "python -m experiments.inputs.prepare makes one of an archive"
+        )
     choose_split([""], split, path)
     source = str(path)
-    lines = read_lines({source: path})[source]
-    if not lines:
-        raise ValueError(f"{source} is empty")
-    columns = parsers[path.suffix](lines, source)
+    columns = parsers[path.suffix](filled(path), source)
     codes = choose_languages(languages, columns, source)
     chosen = {code: columns[code] for code in codes}
-    _refuse_other_than_text(chosen, source)
-    return aligned(codes, chosen, source)
+    refuse_other_than_text(chosen, source)
+    places = {code: f"{source}, {code}, line" for code in codes}
+    return source, Columns(chosen, places, first=2 if path.suffix == ".tsv" else 1)
 
 
-def aligned(codes: Sequence[str], text: Mapping[str, Sequence[str]], source: str) -> Parallel:
-    """Lines as aligned sentences, white space at their ends dropped."""
-    sentences = tuple(tuple(line.rstrip() for line in text[code]) for code in codes)
-    return Parallel(tuple(codes), sentences, source)
+def aligned(columns: Columns, source: str, *, drop_incomplete: bool) -> Parallel:
+    """Lines as aligned sentences, white space at their ends dropped.
+
+    Args:
+        columns: The lines, as many in every language.
+        source: What messages call them.
+        drop_incomplete: Whether to leave out, in all languages, the lines that are empty or a
+            placeholder in one.
+
+    Raises:
+        ValueError: As from `Parallel`; or if there are less than two sentences.
+    """
+    text = {code: [line.rstrip() for line in lines] for code, lines in columns.text.items()}
+    _refuse_unequal(text, source)
+    kept = range(len(next(iter(text.values()))))
+    if drop_incomplete:
+        kept = [i for i in kept if not any(_lack(lines[i]) for lines in text.values())]
+    dropped = len(next(iter(text.values()))) - len(kept)
+    if len(kept) < 2:
+        why = f"{dropped} lines were left out" if dropped else "lines end in LF, CRLF or CR"
+        raise ValueError(
+            f"{source}: every language must have two sentences or more, got {len(kept)}; {why}"
+        )
+    return Parallel(
+        tuple(text),
+        tuple(tuple(lines[i] for i in kept) for lines in text.values()),
+        source,
+        places=columns.places,
+        numbers=tuple(columns.first + i for i in kept),
+        dropped=dropped,
+    )
 
 
 def first(corpus: Parallel, count: int) -> Parallel:
-    """The first `count` sentences of every language."""
+    """The first `count` sentences of every language.
+
+    Raises:
+        ValueError: If there are not as many, or `count` is not positive.
+    """
     available = len(corpus.sentences[0])
     if not 1 <= count <= available:
         raise ValueError(f"sentences must be in [1, {available}] for {corpus.source}, got {count}")
     sentences = tuple(lines[:count] for lines in corpus.sentences)
-    return dataclasses.replace(corpus, sentences=sentences)
+    return dataclasses.replace(corpus, sentences=sentences, numbers=corpus.numbers[:count])
 
 
-def _files(folder: Path, suffix: str) -> dict[str, Path]:
-    """The files with this suffix, hidden ones left out, by the rest of their name."""
-    found = sorted(file for file in folder.glob(f"[!.]*.{suffix}") if file.is_file())
-    return {file.name.removesuffix(f".{suffix}"): file for file in found}
+def _lack(sentence: str) -> str:
+    """What stands where a sentence is missing; empty if none is."""
+    if all(unicodedata.category(character) in INVISIBLE for character in sentence):
+        return "empty"
+    return sentence if PLACEHOLDER.fullmatch(sentence) else ""
 
 
-def find_splits(folder: Path) -> dict[str, dict[str, Path]]:
-    """{split: {language: file}}; plain text, the split "", counts where there is no other.
-
-    A FLORES-200 folder may well have a licence in a text file beside its splits.
-    """
-    found = {split: _files(folder / split, split) or _files(folder, split) for split in SPLITS}
-    found = {split: files for split, files in found.items() if files}
-    plain = _files(folder, "txt")
-    return found or ({"": plain} if plain else {})
+def _excess(sentence: str) -> str:
+    return f"{len(sentence)} characters" if len(sentence) > LONGEST else ""
 
 
-def choose_split(splits: Collection[str], split: str, path: Path) -> str:
-    """The split that was asked for, or else the only one."""
-    if not splits:
-        names = sorted(file.name for file in path.iterdir())
-        raise ValueError(
-            f"{path} holds no corpus: it must hold <code>.txt files, or <code>.dev or "
-            "<code>.devtest files, those also in folders dev and devtest; it holds "
-            f"{listed(names) or 'nothing'}"
-        )
-    if split in splits:
-        return split
-    if split:
-        there = ", ".join(filter(None, splits)) or "no splits"
-        raise ValueError(f"{path} has no split {split!r}: it has {there}")
-    if len(splits) > 1:
-        raise ValueError(f"{path} has the splits {', '.join(splits)}: choose one with split=")
-    return next(iter(splits))
-
-
-def choose_languages(asked: Sequence[str], there: Collection[str], source: str) -> list[str]:
-    """The languages that were asked for, or else all that are there, sorted."""
-    missing = [code for code in asked if code not in there]
-    if missing:
-        named = [code + _near(code, sorted(there)) for code in missing]
-        raise ValueError(
-            f"{source} has no {', '.join(named)}; it has {len(there)} languages: "
-            f"{listed(sorted(there))}"
-        )
-    return list(asked) or sorted(there)
-
-
-def _near(code: str, there: Sequence[str]) -> str:
-    """A remark on languages with a similar code, whatever their script; may be empty."""
-    stems = list(dict.fromkeys(name.split("_")[0] for name in there))
-    close = difflib.get_close_matches(code.split("_")[0], stems, n=3)
-    near = [name for stem in close for name in there if name.split("_")[0] == stem]
-    return f" (near: {', '.join(near[:3])})" if near else ""
-
-
-def _jsonl(lines: Sequence[str], source: str) -> dict[str, list[Any]]:
-    """The values of every key of a table of JSON objects, text or not."""
-    records = made(lines, parse_object, what=f"{source}: a line must be a JSON object")
-    keys = records[0].keys()
-    differing = [
-        f"line {number}: " + ", ".join(_differences(record.keys(), keys))
-        for number, record in enumerate(records, 1)
-        if record.keys() != keys
-    ]
-    refuse(f"{source}: a line must have the keys of line 1, got", differing)
-    return {key: [record[key] for record in records] for key in keys}
-
-
-def _differences(keys: Collection[str], expected: Collection[str]) -> list[str]:
-    return [f"no {key}" for key in expected if key not in keys] + [
-        f"also {key}" for key in keys if key not in expected
-    ]
-
-
-def _refuse_other_than_text(columns: Mapping[str, Sequence[object]], source: str) -> None:
-    problems = [
-        f"{code} {number}: {reprlib.repr(value)}"
-        for code, values in columns.items()
-        for number, value in enumerate(values, 1)
-        if not is_text(value)
-    ]
-    refuse(f"{source}: a sentence must be text, got", problems)
-
-
-def _refuse_unequal(corpus: Parallel) -> None:
+def _refuse_unequal(text: Mapping[str, Sequence[str]], source: str) -> None:
     by_count: dict[int, list[str]] = {}
-    for language, sentences in zip(corpus.languages, corpus.sentences, strict=True):
-        by_count.setdefault(len(sentences), []).append(language)
+    for language, lines in text.items():
+        blank = " (the last one blank)" if lines and not lines[-1].strip() else ""
+        by_count.setdefault(len(lines), []).append(language + blank)
     if len(by_count) > 1:
         rarest_first = sorted(by_count.items(), key=lambda item: (len(item[1]), item[0]))
         raise ValueError(
-            f"{corpus.source}: languages must have as many sentences as each other, got "
+            f"{source}: languages must have as many sentences as each other, got "
             + "; ".join(f"{count} in {listed(names)}" for count, names in rarest_first)
         )
     if not any(by_count):
-        raise ValueError(f"{corpus.source} has no sentences")
+        raise ValueError(f"{source} has no sentences")

@@ -1,4 +1,4 @@
-"""A corpus as a TFDS dataset: prepared once from a local archive or folder, then read back.
+"""A corpus as a TFDS dataset: written once by `preparing`, then read back.
 
 tensorflow-datasets writes and reads its array_record files without TensorFlow, and is imported
 where it is used. One example is one sentence in every language: `{"id": 7, "text": {code:
@@ -7,64 +7,18 @@ five times as long to write, and twice the space. TFDS orders examples by a hash
 sentence's place in the corpus, puts them back in order. Nothing is ever downloaded.
 """
 
-import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ilo_jax.corpora import parallel
-from ilo_jax.corpora.archives import ARCHIVES, unpack
-from ilo_jax.corpora.parallel import Parallel
+from ilo_jax.corpora.layouts import choose_languages, choose_split
+from ilo_jax.corpora.lines import undecodable
+from ilo_jax.corpora.parallel import Columns, Parallel
 from ilo_jax.refusals import listed, refuse
-
-VERSION = "1.0.0"
-"""Version of the format: a dataset lies in the folder NAME/VERSION, as TFDS has it."""
-
-WHOLE = "train"
-"""What TFDS calls the only split of a corpus that has none."""
 
 INFO = "dataset_info.json"
 """The file by which a folder is known as a prepared dataset."""
-
-TABLES = (".tsv", ".jsonl")
-
-MOST_BYTES = 4 * 2**30
-"""What an archive may unpack to; FLORES-200 takes a tenth of a gigabyte."""
-
-
-def prepare(
-    source: str | Path, data_dir: str | Path, *, name: str, most_bytes: int = MOST_BYTES
-) -> Path:
-    """Write a corpus as a TFDS dataset and return its folder, `data_dir`/`name`/1.0.0.
-
-    The dataset is written beside that folder and renamed when it is whole. It holds all
-    languages, and all splits; the split of a corpus without splits is called "train".
-
-    Args:
-        source: What `parallel.read` reads, or a .tar.gz, .tgz or .zip archive of such a folder,
-            on its own or as the only folder in the archive, as in that of FLORES-200.
-        data_dir: Where datasets are kept.
-        name: Of the dataset: a letter, then letters, digits and underscores, all lower case.
-        most_bytes: That an archive may unpack to.
-
-    Raises:
-        FileExistsError: If that folder is there already, whatever it holds.
-        FileNotFoundError: If there is nothing at `source`.
-        ValueError: If `name` is not as above; if `source` is no corpus, is damaged, is an
-            archive of anything but plain files inside it or unpacks to more, or its splits differ
-            in their languages; the message names what and where.
-    """
-    source, folder = Path(source), Path(data_dir) / name / VERSION
-    _refuse_name(name)
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already: remove it, or choose another name")
-    corpora = _read_source(source, most_bytes)
-    _refuse_other_languages(corpora, source)
-    builder = _builder(corpora, name=name, data_dir=Path(data_dir))
-    with tempfile.TemporaryDirectory() as nothing:
-        builder.download_and_prepare(download_dir=nothing)
-    return folder
 
 
 def is_prepared(path: str | Path) -> bool:
@@ -78,6 +32,7 @@ def read_prepared(
     languages: Sequence[str] = (),
     sentences: int | None = None,
     split: str = "",
+    drop_incomplete: bool = False,
 ) -> Parallel:
     """The aligned sentences of a prepared dataset.
 
@@ -89,6 +44,8 @@ def read_prepared(
         languages: Which, and in which order; if none, all, sorted.
         sentences: How many of each language, from the first on; all if None.
         split: One of the dataset's; may be empty where there is just one.
+        drop_incomplete: Whether to leave out, in all these languages, the lines that are empty or
+            a placeholder in one, if there still are any.
 
     Raises:
         FileNotFoundError: If there is nothing at `folder`.
@@ -98,94 +55,15 @@ def read_prepared(
     folder = Path(folder)
     builder = open_dataset(folder)
     _refuse_another_kind(builder.info, folder)
-    chosen = parallel.choose_split(list(builder.info.splits), split, folder)
+    chosen = choose_split(list(builder.info.splits), split, folder)
     source = f"{folder} ({chosen})"
-    codes = parallel.choose_languages(languages, builder.info.features["text"].keys(), source)
+    codes = choose_languages(languages, builder.info.features["text"].keys(), source)
     examples = _sorted(read_features(builder, chosen, source), source)
     text = {code: _texts(examples, code, source) for code in codes}
-    corpus = parallel.aligned(codes, text, source)
+    places = {code: f"{source}, {code}, id" for code in codes}
+    columns = Columns(text, places, first=0)
+    corpus = parallel.aligned(columns, source, drop_incomplete=drop_incomplete)
     return corpus if sentences is None else parallel.first(corpus, sentences)
-
-
-def _read_source(source: Path, most_bytes: int) -> dict[str, Parallel]:
-    if not source.is_file() or source.suffix in TABLES:
-        return _read_splits(source)
-    if not source.name.endswith(ARCHIVES):
-        kinds = ", ".join((*ARCHIVES, *TABLES))
-        raise ValueError(f"a corpus must be a folder, or a file {kinds}, got {source}")
-    return _read_archive(source, most_bytes)
-
-
-def _read_splits(source: Path) -> dict[str, Parallel]:
-    """{split: corpus} of what `parallel.read` reads, with a name for every split."""
-    splits = parallel.find_splits(source) or [""]
-    return {split or WHOLE: parallel.read(source, split=split) for split in splits}
-
-
-def _read_archive(archive: Path, most_bytes: int) -> dict[str, Parallel]:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return _read_splits(unpack(archive, Path(folder), most_bytes=most_bytes))
-        except ValueError as error:
-            # The reader names the files that it read, which nobody can look at any more.
-            raise ValueError(str(error).replace(folder, str(archive))) from error
-
-
-def _refuse_name(name: str) -> None:
-    # TFDS makes names of files and folders of it.
-    if not re.fullmatch("[a-z][a-z0-9_]*", name):
-        raise ValueError(
-            "name must be a lower-case letter, then lower-case letters, digits and underscores, "
-            f"got {name!r}"
-        )
-
-
-def _refuse_other_languages(corpora: Mapping[str, Parallel], source: Path) -> None:
-    """Refuse splits with languages of their own, since a dataset has the same in all."""
-    every = {code for corpus in corpora.values() for code in corpus.languages}
-    problems = [
-        f"{split}: no {listed(sorted(missing))}"
-        for split, corpus in corpora.items()
-        if (missing := every - set(corpus.languages))
-    ]
-    refuse(f"{source}: all splits must have the same languages, got", problems)
-
-
-def _builder(corpora: Mapping[str, Parallel], *, name: str, data_dir: Path) -> Any:
-    """The TFDS builder that writes {split: corpus}, all in the same languages."""
-    import numpy as np
-    import tensorflow_datasets as tfds
-
-    class Info(tfds.core.DatasetInfo):
-        def initialize_from_bucket(self) -> None:
-            """Ask no bucket on the net for a dataset of this name."""
-
-    class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version(VERSION)
-        # There are no downloads to check; TFDS would look for their checksums in this package.
-        url_infos = None
-
-        def _info(self) -> tfds.core.DatasetInfo:
-            text = tfds.features.Translation(next(iter(corpora.values())).languages)
-            features = tfds.features.FeaturesDict({"id": np.int64, "text": text})
-            return Info(builder=self, features=features)
-
-        def _split_generators(self, dl_manager: object) -> dict[str, Any]:
-            return {split: self._generate_examples(corpus) for split, corpus in corpora.items()}
-
-        def _generate_examples(self, corpus: Parallel) -> Iterator[tuple[int, dict[str, Any]]]:
-            for place, texts in enumerate(zip(*corpus.sentences, strict=True)):
-                text = dict(zip(corpus.languages, texts, strict=True))
-                yield place, {"id": place, "text": text}
-
-        def _log_download_bytes(self) -> None:
-            """Keep TFDS from printing that it downloads something."""
-
-        def _log_download_done(self) -> None:
-            """Keep TFDS from printing that it downloaded something."""
-
-    Corpus.name = name
-    return Corpus(data_dir=data_dir, file_format="array_record")
 
 
 def open_dataset(folder: Path) -> Any:
@@ -273,4 +151,7 @@ def _texts(examples: Sequence[Any], code: str, source: str) -> list[str]:
     values = [example[f"text/{code}"].bytes_list.value for example in examples]
     missing = [f"none with id {place}" for place, value in enumerate(values) if not value]
     refuse(f"{source} is damaged: every example must have a text in {code}, got", missing)
-    return [value[0].decode() for value in values]
+    texts = [value[0] for value in values]
+    problems = [f"id {i}, {text}" for i, text in enumerate(map(undecodable, texts)) if text]
+    refuse(f"{source} is damaged: {code} must be UTF-8, got", problems)
+    return [text.decode() for text in texts]

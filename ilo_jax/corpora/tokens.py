@@ -46,9 +46,9 @@ def token_ids(
 def sentence_names(corpus: Parallel) -> list[str]:
     """What messages call the sentences of a corpus, one language after the other."""
     return [
-        f"{language} sentence {number}"
+        corpus.name(language, index)
         for language, sentences in zip(corpus.languages, corpus.sentences, strict=True)
-        for number in range(1, len(sentences) + 1)
+        for index in range(len(sentences))
     ]
 
 

@@ -25,6 +25,9 @@ from ilo_jax.refusals import listed
 
 T = TypeVar("T")
 
+SEPARATOR = re.compile(r",(?![^{}]*\}|[^\[\]]*\])")
+"""What stands between patterns: a comma, but in {1,2} and [a,b]."""
+
 
 class Rule(NamedTuple):
     """What becomes of the weights whose whole path a pattern fits."""
@@ -76,7 +79,8 @@ def read_rules(text: str, config: ModelConfig) -> tuple[Rule, ...]:
 
     Args:
         text: "none"; "paper:8", the paper's with so many blocks; or patterns of what is frozen,
-            separated by commas, such as "embed/.*,layers/[0-3]/.*": all else trains.
+            separated by commas outside of braces and brackets, such as
+            "embed/.*,layers/[0-9]{1,2}/attn/.*": all else trains.
         config: Of the model.
 
     Raises:
@@ -86,7 +90,7 @@ def read_rules(text: str, config: ModelConfig) -> tuple[Rule, ...]:
         return everything_trains()
     if found := re.fullmatch(r"paper:(\d+)", text):
         return selective(config, blocks=int(found[1]))
-    patterns = [pattern.strip() for pattern in text.split(",")]
+    patterns = [pattern.strip() for pattern in SEPARATOR.split(text)]
     if not all(patterns) or text.startswith("paper"):
         raise ValueError(f"freeze must be none, paper:BLOCKS or PATTERN,PATTERN; got {text!r}")
     for pattern in patterns:
@@ -111,7 +115,7 @@ def frozen_mask(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, bool]:
 
     Raises:
         ValueError: Naming the weights that no rule or several rules fit, and the rules that fit
-            none; or if nothing is left to train.
+            none with the paths that are like them; or if nothing is left to train.
     """
     patterns = [_compiled(rule.pattern) for rule in rules]
     fits = {path: [i for i, p in enumerate(patterns) if p.fullmatch(path)] for path in paths}
@@ -122,11 +126,26 @@ def frozen_mask(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, bool]:
     problems = [
         _named("no rule fits", [path for path, fit in fits.items() if not fit]),
         _named("several rules fit", [path for path, fit in fits.items() if len(fit) > 1]),
-        _named("no weight is of", [rules[i].pattern for i in sorted(idle)]),
+        _named("no weight is of", [_with_near(rules[i].pattern, fits) for i in sorted(idle)]),
     ]
     if any(problems):
         raise ValueError("; ".join(filter(None, problems)))
     return mask
+
+
+def _with_near(pattern: str, paths: Iterable[str]) -> str:
+    """A pattern that fits nothing, and the paths that share most words with it.
+
+    Names of Hugging Face, such as model.layers.0.self_attn.q_proj.weight, share most with theirs.
+    """
+    asked = _words(pattern)
+    shares = {path: len(asked & _words(path)) / len(asked | _words(path)) for path in paths}
+    near = sorted(filter(shares.get, shares), key=lambda path: -shares[path])
+    return f"{pattern} (near: {', '.join(near[:3])})" if near else pattern
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z]+|\d+", name.replace("layernorm", "norm")))
 
 
 def _named(problem: str, offenders: Sequence[str]) -> str:

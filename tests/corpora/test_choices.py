@@ -142,7 +142,7 @@ def test_missing_fields_of_plain_questions(tmp_path, field, said):
 def test_lines_that_are_no_objects(tmp_path):
     file = write(tmp_path / "a.jsonl", json.dumps(PLAIN) + '\n\n{"a": x}\n7\n{"a": 1, "a": 2}')
     lines = [
-        "line 2: Expecting value at character 1",
+        "line 2: is blank",
         "line 3: Expecting value at character 7",
         "line 4: is 7",
         "line 5: a key must come once, got more than once: a",
@@ -368,8 +368,8 @@ def test_files_that_are_empty_or_not_utf_8(tmp_path, suffix):
     file = write(tmp_path / f"a.{suffix}", "")
     assert refusal(lambda: read_questions(file, shape="xnli")) == f"{file} is empty"
     write(file, b"x\n\xff")
-    expected = f"text must be UTF-8, got\n  {file} line 2, byte 1: 0xff"
-    assert refusal(lambda: read_questions(file, shape="xnli")) == expected
+    expected = f"got\n  {file} line 2, byte 1: 0xff"
+    assert refusal(lambda: read_questions(file, shape="xnli")).endswith(expected)
 
 
 def test_what_cannot_be_read(tmp_path):

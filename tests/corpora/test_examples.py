@@ -53,8 +53,14 @@ def test_byte_order_mark_carriage_returns_and_trailing_space(tmp_path):
 
 
 def test_only_newlines_end_a_line(tmp_path):
-    odd = "a\u2028\u2028b\x0b\x0bc\x85\x85d\re"
+    odd = "a\u2028\u2028b\x0b\x0bc\x85\x85d"
     assert completions(write(tmp_path / "a.txt", odd)) == [odd]
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_any_newline_ends_a_line(tmp_path, end):
+    text = end.join(["one ", "two", " \t", "three", ""])
+    assert completions(write(tmp_path / "a.txt", text)) == ["one\ntwo", "three"]
 
 
 def test_a_folder_is_its_text_files_by_name(tmp_path):
@@ -82,7 +88,7 @@ def test_text_that_is_not_utf_8(tmp_path):
     write(tmp_path / "a.txt", b"x\n\nxy\xffz")
     write(tmp_path / "b.txt", b"\xe9")
     assert refusal(lambda: read_examples(tmp_path)) == (
-        "text must be UTF-8, got\n"
+        "text must be UTF-8 (iconv -f ENCODING -t UTF-8 converts it), got\n"
         f"  {tmp_path}/a.txt line 3, byte 3: 0xff\n"
         f"  {tmp_path}/b.txt line 1, byte 1: 0xe9"
     )
@@ -91,8 +97,8 @@ def test_text_that_is_not_utf_8(tmp_path):
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
 def test_other_files_that_are_not_utf_8(tmp_path, suffix):
     file = write(tmp_path / f"a.{suffix}", b'{"text":\n"\xff"}')
-    expected = f"text must be UTF-8, got\n  {file} line 2, byte 2: 0xff"
-    assert refusal(lambda: read_examples(file)) == expected
+    expected = f"got\n  {file} line 2, byte 2: 0xff"
+    assert refusal(lambda: read_examples(file)).endswith(expected)
 
 
 # JSONL
@@ -126,7 +132,7 @@ def test_all_malformed_lines_are_named(tmp_path):
     assert refusal(lambda: read_examples(file)) == (
         f"{file}: a line must be a JSON object of text, with text or prompt and completion, got\n"
         "  line 2: Expecting value at character 10\n"
-        "  line 3: Expecting value at character 1\n"
+        "  line 3: is blank\n"
         "  line 4: is []\n"
         "  line 5: a key must come once, got more than once: text\n"
         "  line 6: has no keys\n"
@@ -247,7 +253,7 @@ def test_a_folder_with_nothing_to_read(tmp_path):
 def test_a_split_of_text(tmp_path):
     file = write(tmp_path / "a.txt", "x")
     for path in (file, tmp_path):
-        expected = f"{path} has no split 'train': it has no splits"
+        expected = f"{path} has no split 'train': it has no splits: leave split empty"
         assert refusal(lambda path=path: read_examples(path, split="train")) == expected
 
 

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from ilo_jax.corpora.languages import PAPER, by_family, find
+from ilo_jax.corpora.languages import PAPER, RENAMED, by_family, find, other_code
 
 ORDER = """swe_Latn nld_Latn bjn_Latn jav_Latn tgl_Latn ind_Latn rus_Cyrl ces_Latn dan_Latn
     eng_Latn ukr_Cyrl tel_Telu srp_Cyrl fra_Latn tha_Thai ban_Latn zho_Hans deu_Latn sun_Latn
@@ -56,6 +56,15 @@ def test_find(code: str):
 def test_find_knows_no_other_language():
     assert find("xho_Latn") is None
     assert find("") is None
+
+
+def test_find_knows_the_codes_of_flores_plus():
+    for old, new in (("zho_Hans", "cmn_Hans"), ("tgl_Latn", "fil_Latn")):
+        assert find(new) == find(old) != None  # noqa: E711
+        assert (other_code(old), other_code(new)) == (new, old)
+    assert other_code("eng_Latn") == "eng_Latn"
+    assert len(set(RENAMED.values())) == len(RENAMED)
+    assert not RENAMED.keys() & set(RENAMED.values())
 
 
 def test_by_family_keeps_families_and_branches_together():

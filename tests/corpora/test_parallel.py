@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ilo_jax.corpora import parallel
 from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.parallel import SAMPLE, Parallel, read, sample
 
@@ -17,6 +18,18 @@ def write_folder(folder: Path, suffix: str, text: dict[str, list[str]] = TEXT) -
     for code, lines in text.items():
         (folder / f"{code}.{suffix}").write_text("".join(f"{s}\n" for s in lines), newline="")
     return folder
+
+
+def written(folder: Path, kind: str, text: dict[str, list[str]]) -> Path:
+    """A corpus of a kind: a folder of text files or of a split, or a table."""
+    if kind in ("folder", "dev"):
+        write_folder(folder / kind, {"folder": "txt"}.get(kind, kind), text)
+        return folder if kind == "dev" else folder / kind
+    rows = list(zip(*text.values(), strict=True))
+    tsv = ["\t".join(row) for row in [tuple(text), *rows]]
+    jsonl = [json.dumps(dict(zip(text, row, strict=True))) for row in rows]
+    lines = tsv if kind == "tsv" else jsonl
+    return write_bytes(folder / f"t.{kind}", "".join(f"{line}\n" for line in lines).encode())
 
 
 def write_bytes(file: Path, content: bytes) -> Path:
@@ -134,18 +147,21 @@ def test_a_language_asked_for_twice(three):
     assert refusal(lambda: read(three, languages=["a", "b", "a", "b"])) == expected
 
 
+CHOOSE = "; choose with languages=, or leave it empty for all"
+
+
 def test_all_missing_languages(three):
     expected = f"{three} has no zzz, aa (near: a), c_Yyyy (near: c_Xxxx); it has 3 languages: "
     refused = refusal(lambda: read(three, languages=["zzz", "a", "aa", "c_Yyyy"]))
-    assert refused == expected + "a, b, c_Xxxx"
+    assert refused == expected + "a, b, c_Xxxx" + CHOOSE
 
 
 def test_a_missing_language_in_a_large_corpus(tmp_path):
     codes = [f"a{letter}{letter}_Latn" for letter in "bcdefghijkl"] + ["zho_Hans", "zho_Hant"]
-    write_folder(tmp_path, "txt", {code: ["text"] for code in codes})
+    write_folder(tmp_path, "txt", {code: ["text", "more"] for code in codes})
     assert refusal(lambda: read(tmp_path, languages=["zho_Latn", "zh"])) == (
         f"{tmp_path} has no zho_Latn (near: zho_Hans, zho_Hant), zh (near: zho_Hans, zho_Hant); "
-        f"it has 13 languages: {', '.join(codes[:10])}, and 3 more"
+        f"it has 13 languages: {', '.join(codes[:10])}, and 3 more{CHOOSE}"
     )
 
 
@@ -164,7 +180,7 @@ def test_a_column_that_is_no_language_does_not_matter_if_languages_are_asked_for
 # Text stays as it is
 
 
-ODD = ["a\u2028b", "a\x85b", "a\u2029b", "a\x0bb", "a\x0cb", "a\x1cb", "a\rb", 'a "b', '"a" b"']
+ODD = ["a\u2028b", "a\x85b", "a\u2029b", "a\x0bb", "a\x0cb", "a\x1cb", 'a "b', '"a" b"']
 
 
 def test_only_newlines_end_a_line_of_text(tmp_path):
@@ -180,9 +196,10 @@ def test_only_newlines_end_a_line_of_a_tsv_table_and_quotes_are_text(tmp_path):
 
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_only_newlines_end_a_line_of_a_jsonl_table(tmp_path, ascii_only):
-    table = "".join(json.dumps({"a": s}, ensure_ascii=ascii_only) + "\n" for s in ODD)
+    odd = [*ODD, "a\rb", "a\nb"]
+    table = "".join(json.dumps({"a": s}, ensure_ascii=ascii_only) + "\n" for s in odd)
     file = write_bytes(tmp_path / "t.jsonl", table.encode())
-    assert plain(read(file)) == {"a": ODD}
+    assert plain(read(file)) == {"a": odd}
 
 
 @pytest.mark.parametrize(
@@ -211,8 +228,8 @@ def test_a_missing_path(tmp_path):
 
 
 NOT_A_CORPUS = (
-    "{} holds no corpus: it must hold <code>.txt files, or <code>.dev or <code>.devtest files, "
-    "those also in folders dev and devtest; it holds {}"
+    "{} holds no corpus: it must hold <code>.txt or <code>.jsonl files, or <code>.dev, dev.<code> "
+    "(or devtest) files, all of them also in folders dev and devtest; it holds {}"
 )
 
 
@@ -225,7 +242,8 @@ def test_a_folder_with_nothing_to_read(tmp_path):
 
 def test_a_file_of_another_kind(tmp_path):
     file = write_bytes(tmp_path / "t.csv", b"a,b\n")
-    expected = f"a corpus must be a folder, a .tsv or a .jsonl file, got {file}"
+    expected = f"a corpus must be a folder, a .tsv or a .jsonl file, got {file}; "
+    expected += "python -m experiments.inputs.prepare makes one of an archive"
     assert refusal(lambda: read(file)) == expected
 
 
@@ -243,7 +261,7 @@ def test_a_split_that_is_not_there(tmp_path):
 
 
 def test_a_split_of_a_corpus_without_splits(three):
-    expected = f"{three} has no split 'dev': it has no splits"
+    expected = f"{three} has no split 'dev': it has no splits: leave split empty"
     assert refusal(lambda: read(three, split="dev")) == expected
 
 
@@ -274,33 +292,40 @@ def test_an_empty_table(tmp_path, name):
     assert refusal(lambda: read(file)) == f"{file} is empty"
 
 
-EMPTY = "{}: a sentence must not be empty, got {} that are (language and line, a table's header "
+EMPTY = (
+    "{}: a sentence must not be empty or a placeholder (drop_incomplete leaves its line out in all "
+    "languages), got {}:\n"
+)
 
 
 def test_empty_sentences_of_a_folder(tmp_path):
     write_folder(tmp_path, "txt", {"a": ["x", "", "x", "x"], "b": ["x", "x", "x", " \t\u3000"]})
-    expected = EMPTY.format(tmp_path, 2) + "not counted): a 2, b 4"
+    lines = f"  {tmp_path}/a.txt line 2: empty\n  {tmp_path}/b.txt line 4: empty"
+    expected = EMPTY.format(tmp_path, 2) + lines
     assert refusal(lambda: read(tmp_path)) == expected
 
 
 def test_many_empty_sentences_are_counted(tmp_path):
     write_folder(tmp_path, "txt", {"a": ["x"] + [""] * 12})
-    named = ", ".join(f"a {n}" for n in range(2, 12))
-    expected = EMPTY.format(tmp_path, 12) + f"not counted): {named}, and 2 more"
+    named = "\n".join(f"  {tmp_path}/a.txt line {n}: empty" for n in range(2, 12))
+    expected = EMPTY.format(tmp_path, 12) + f"{named}\n  and 2 more"
     assert refusal(lambda: read(tmp_path)) == expected
 
 
 def test_empty_sentences_of_tables(tmp_path):
     tsv = write_bytes(tmp_path / "t.tsv", b"a\tb\nx\tx\n\tx\nx\t \r\n")
     jsonl = write_bytes(tmp_path / "t.jsonl", b'{"a": "x", "b": "x"}\n{"a": "x", "b": ""}\n')
-    expected = EMPTY.format(tsv, 2) + "not counted): a 2, b 3"
+    expected = EMPTY.format(tsv, 2) + f"  {tsv}, a, line 3: empty\n  {tsv}, b, line 4: empty"
     assert refusal(lambda: read(tsv)) == expected
-    assert refusal(lambda: read(jsonl)) == EMPTY.format(jsonl, 1) + "not counted): b 2"
+    assert refusal(lambda: read(jsonl)) == EMPTY.format(jsonl, 1) + f"  {jsonl}, b, line 2: empty"
 
 
 def test_a_blank_line_at_the_end_is_an_empty_sentence(tmp_path):
     write_bytes(tmp_path / "a.txt", b"x\n\n")
-    assert refusal(lambda: read(tmp_path)) == EMPTY.format(tmp_path, 1) + "not counted): a 2"
+    line = f"  {tmp_path}/a.txt line 2: empty"
+    assert refusal(lambda: read(tmp_path)) == EMPTY.format(tmp_path, 1) + line
+    write_bytes(tmp_path / "b.txt", b"x\n")
+    assert refusal(lambda: read(tmp_path)).endswith("got 1 in b; 2 in a (the last one blank)")
 
 
 def test_text_that_is_not_utf_8(tmp_path):
@@ -308,7 +333,7 @@ def test_text_that_is_not_utf_8(tmp_path):
     write_bytes(tmp_path / "b.txt", b"\xef\xbb\xbf\xe9t\xe9\n")
     write_bytes(tmp_path / "c.txt", b"x\n")
     assert refusal(lambda: read(tmp_path)) == (
-        "text must be UTF-8, got\n"
+        "text must be UTF-8 (iconv -f ENCODING -t UTF-8 converts it), got\n"
         f"  {tmp_path}/a.txt line 2, byte 3: 0xff\n"
         f"  {tmp_path}/b.txt line 1, byte 4: 0xe9"
     )
@@ -317,15 +342,15 @@ def test_text_that_is_not_utf_8(tmp_path):
 @pytest.mark.parametrize("name", ["t.tsv", "t.jsonl"])
 def test_tables_that_are_not_utf_8(tmp_path, name):
     file = write_bytes(tmp_path / name, b"a\nx\xc3\n")
-    expected = f"text must be UTF-8, got\n  {file} line 2, byte 2: 0xc3"
-    assert refusal(lambda: read(file)) == expected
+    expected = f"got\n  {file} line 2, byte 2: 0xc3"
+    assert refusal(lambda: read(file)).endswith(expected)
 
 
 def test_ragged_rows_of_a_tsv_table(tmp_path):
     file = write_bytes(tmp_path / "t.tsv", b"a\tb\nx\tx\nx\nx\tx\tx\n\n")
     assert refusal(lambda: read(file)) == (
         f"{file}: a line must have 2 cells, as the header has, got\n"
-        "  line 3: 1\n  line 4: 3\n  line 5: 1"
+        "  line 3: 1\n  line 4: 3\n  line 5: none, it is blank"
     )
 
 
@@ -351,7 +376,7 @@ def test_broken_lines_of_a_jsonl_table(tmp_path):
     assert refusal(lambda: read(file)) == (
         f"{file}: a line must be a JSON object, got\n"
         "  line 2: Expecting value at character 7\n"
-        "  line 3: Expecting value at character 1\n"
+        "  line 3: is blank\n"
         "  line 4: is ['x']\n"
         "  line 5: a key must come once, got more than once: a\n"
         "  line 6: Expecting value at character 4\n"
@@ -397,7 +422,98 @@ def test_a_corpus_made_by_hand_is_checked_as_well():
     )
     assert refusal(lambda: corpus_of({"a": []})) == "here has no sentences"
     assert refusal(lambda: corpus_of({})) == "here has no sentences"
-    assert refusal(lambda: corpus_of({"a": [" "]})).endswith("a 1")
+    assert refusal(lambda: corpus_of({"a": [" "]})).endswith("a sentence 1: empty")
+
+
+@pytest.mark.parametrize("code", ["", " \n", "a\udcff"])
+def test_a_language_without_a_name_or_with_one_that_was_no_utf_8(code):
+    said = f"here: a language must have a name in UTF-8, got {code!a}"
+    assert refusal(lambda: corpus_of({code: ["x"], "b": ["x"]})) == said
+
+
+# What is missing
+
+GAPS = {
+    "a": ["one", "", "three", "four", "<range>", "six", "seven"],
+    "b": ["one", "two", " \u3000\u200b\ufeff", "four", "-", "six", "seven"],
+    "c": ["one", "two", "three", "four", "five", "\u2014", "seven"],
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tsv", "jsonl"])
+def test_lines_that_lack_a_sentence_are_named_or_left_out_of_all_languages(tmp_path, kind):
+    path = written(tmp_path, kind, GAPS)
+    refused = refusal(lambda: read(path))
+    first, places = (1, "{0}, {1}, line") if kind == "jsonl" else (2, "{0}, {1}, line")
+    first, places = (1, "{0}/{1}.txt line") if kind == "folder" else (first, places)
+    gaps = [("a", 1, "empty"), ("a", 4, "<range>"), ("b", 2, "empty"), ("b", 4, "-")]
+    lines = [
+        f"  {places.format(path, code)} {index + first}: {what}"
+        for code, index, what in [*gaps, ("c", 5, "\u2014")]
+    ]
+    assert refused == EMPTY.format(path, 5) + "\n".join(lines)
+    corpus = read(path, drop_incomplete=True)
+    assert plain(corpus) == {code: ["one", "four", "seven"] for code in "abc"}
+    assert corpus.dropped == 4
+    assert corpus.name("b", 1) == f"{places.format(path, 'b')} {first + 3}"
+    assert read(path, languages=["c"], drop_incomplete=True).dropped == 1
+    assert len(read(path, sentences=2, drop_incomplete=True).sentences[0]) == 2
+
+
+def test_nothing_is_left_out_that_is_a_sentence(tmp_path):
+    kept = ["<a> b", "a - b", "...", "?", "1", "\U0001f44d", "<", "a<range>", "[text]"]
+    write_folder(tmp_path, "txt", {"a": kept})
+    assert plain(read(tmp_path, drop_incomplete=True)) == plain(read(tmp_path)) == {"a": kept}
+
+
+def test_lines_are_counted_before_any_is_left_out(tmp_path):
+    write_folder(tmp_path, "txt", {"a": ["x", "", "y"], "b": ["x", "y"]})
+    refused = refusal(lambda: read(tmp_path, drop_incomplete=True))
+    assert refused.endswith("got 2 in b; 3 in a")
+
+
+def test_a_corpus_that_nothing_or_one_line_is_left_of(tmp_path):
+    write_folder(tmp_path, "txt", {"a": ["x", "", "y"], "b": ["", "x", "y"]})
+    assert refusal(lambda: read(tmp_path, drop_incomplete=True)) == (
+        f"{tmp_path}: every language must have two sentences or more, got 1; 2 lines were left out"
+    )
+
+
+def test_a_verse_a_line_is_seven_thousand_in_all_languages(bible: Path):
+    corpus = read(bible, languages=BIBLE, drop_incomplete=True)
+    assert (len(corpus.sentences[0]), corpus.dropped) == (7783, 7957 - 7783)
+
+
+# Line ends
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("kind", ["folder", "dev", "tsv", "jsonl"])
+def test_line_ends_are_alike(tmp_path, kind, end):
+    """Of one file with another, too: `eng_Latn` ends its lines otherwise."""
+    path = written(tmp_path, kind, TEXT)
+    for file in tmp_path.rglob("*.*"):
+        if file.is_file() and file.stem != "eng_Latn":
+            file.write_bytes(file.read_bytes().replace(b"\n", end.encode()))
+    assert plain(read(path)) == TEXT
+
+
+@pytest.mark.parametrize("kind", ["folder", "tsv", "jsonl"])
+def test_a_corpus_of_one_sentence_is_none(tmp_path, kind):
+    path = written(tmp_path, kind, {"a": ["one\u2028two\x0bthree"], "b": ["x"]})
+    assert refusal(lambda: read(path)) == (
+        f"{path}: every language must have two sentences or more, got 1; "
+        "lines end in LF, CRLF or CR"
+    )
+
+
+def test_a_sentence_that_is_longer_than_any_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "LONGEST", 5)
+    write_folder(tmp_path, "txt", {"a": ["12345", "x"], "b": ["x", "123456"]})
+    assert refusal(lambda: read(tmp_path)) == (
+        f"{tmp_path}: a sentence must have at most 5 characters (do lines have their ends?), got "
+        f"1:\n  {tmp_path}/b.txt line 2: 6 characters"
+    )
 
 
 # Hash
@@ -445,6 +561,8 @@ def test_the_source_does_not_change_the_hash():
 
 
 # Real corpora
+
+BIBLE = "ces dan deu eng fra jpn slv spa srp swe swh ukr wol zho".split()
 
 
 def test_the_sample_is_read_from_the_package():

@@ -232,7 +232,7 @@ def test_too_long_sentences_and_questions_are_named(config, text, tmp_path):
     folder.mkdir()
     (folder / "aaa.txt").write_text("short\n" + "long" * 24 + "\n")
     config.corpus = str(folder)
-    with pytest.raises(ValueError, match=r"got:\n  aaa sentence 2: 97 tokens$"):
+    with pytest.raises(ValueError, match=rf"got:\n  {folder}/aaa.txt line 2: 97 tokens$"):
         measure(config, Run(tmp_path / "run"))
     file = tmp_path / "long.jsonl"
     asked = {"context": "", "options": ["a", "b" * 99], "answer": 1, "language": "de"}

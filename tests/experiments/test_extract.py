@@ -95,7 +95,7 @@ def test_bad_input_ends_all_processes(flags, tmp_path):
         assert "error: no corpus at nowhere" in process.stderr
     both = ended(pair(["-m", "experiments.extract", *flags, "--config.model_parallel=3"]))
     assert [process.returncode for process in both] == [1, 1]
-    said = "error: model must divide the 8 devices, or 2 of them would be idle"
+    said = "error: model_parallel must divide the number of devices, 8, or some would be idle"
     assert all(said in process.stderr for process in both)
     assert all("start all processes again" in process.stderr for process in both)
 

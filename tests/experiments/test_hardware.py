@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from experiments import hardware
-from experiments.hardware import BFLOAT16_TFLOPS, peak_flops
+from experiments.hardware import BFLOAT16_TFLOPS, make_mesh, peak_flops
+from experiments.settings import Compute
 
 
 @pytest.fixture
@@ -56,3 +57,20 @@ def test_every_name_is_known_by_itself(devices):
     for name, tflops in BFLOAT16_TFLOPS.items():
         devices(name)
         assert peak_flops() == tflops * 1e12
+
+
+@pytest.mark.parametrize(
+    ("asked", "count", "fitting"), [(2, 1, "1"), (3, 8, "1, 2, 4, 8"), (0, 4, "1, 2, 4")]
+)
+def test_devices_that_do_not_divide_are_named_by_the_field(devices, asked, count, fitting):
+    devices("TPU v4", count)
+    message = (
+        f"model_parallel must divide the number of devices, {count}, or some would be idle: one of "
+        f"{fitting}; got {asked}"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make_mesh(Compute(model_parallel=asked))
+
+
+def test_the_mesh_has_all_devices():
+    assert dict(make_mesh(Compute(model_parallel=2)).shape) == {"data": 4, "model": 2}

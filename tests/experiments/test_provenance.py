@@ -4,6 +4,7 @@ import json
 import jax
 
 from experiments.provenance import leave_config
+from ilo_jax.corpora.parallel import Parallel
 
 
 @dataclasses.dataclass
@@ -14,11 +15,19 @@ class Config:
 def test_what_a_run_was_is_left_in_a_folder_that_need_not_be_there(tmp_path):
     leave_config(tmp_path / "run", Config(), {"corpus": "abc"}, took={"seconds": 1.5})
     record = json.loads((tmp_path / "run/config.json").read_text())
-    assert list(record) == ["config", "key", "ran_on"]
+    assert list(record) == ["config", "key", "corpus", "ran_on"]
+    assert record["corpus"] is None
     assert (record["config"], record["key"]) == ({"model": "sample"}, {"corpus": "abc"})
     ran_on = record["ran_on"]
     assert (ran_on["seconds"], ran_on["processes"], len(ran_on["devices"])) == (1.5, 1, 8)
     assert set(ran_on["versions"]) >= {"python", "ilo_jax", "jax", "transformers"}
+
+
+def test_what_was_read_of_a_corpus_is_written_down(tmp_path):
+    corpus = Parallel(("a", "b"), (("x", "y"), ("z", "w")), "here", dropped=3)
+    leave_config(tmp_path, Config(), {}, corpus=corpus)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["corpus"] == {"languages": ["a", "b"], "sentences": 2, "left_out": 3}
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):

@@ -43,6 +43,16 @@ def test_a_corpus_is_read_as_asked_for(text):
     assert list(paper.languages) == [language.code for language in PAPER]
 
 
+def test_what_lacks_a_sentence_is_left_out_where_that_is_asked_for_and_said(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("one\n<range>\nthree\nfour\n")
+    (tmp_path / "b.txt").write_text("eins\nzwei\n\nvier\n")
+    with pytest.raises(ValueError, match=r"a\.txt line 2: <range>\n.*b\.txt line 3: empty$"):
+        read_corpus(Aligned(corpus=str(tmp_path)))
+    corpus = read_corpus(Aligned(corpus=str(tmp_path), drop_incomplete=True))
+    assert corpus.sentences == (("one", "four"), ("eins", "vier"))
+    assert capsys.readouterr().out == f"left out 2 lines of {tmp_path} that lack a sentence\n"
+
+
 def test_the_key_holds_what_determines_a_state_and_nothing_else(config, tiny):
     corpus, folder = read_corpus(config), open_folder(tiny)
     usual = read(TAPS, folder.config)

@@ -1,5 +1,6 @@
 """Tables that are whole or not there, and those that are cut back to where a run continues."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,23 @@ def test_rows_of_other_columns_are_not_added(file):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(OSError, match=r"^cannot write .*none/log.csv: "):
         tables.write(tmp_path / "none/log.csv", COLUMNS, [])
+
+
+FORMULAS = ["=1+1", "+cmd", "-eng", "@sum", "\t=1", "'=1", "''-x"]
+TEXTS = ["-0.5", "+1e3", "-inf", "eng=1", "'a", "", "a\nb", "a,b"]
+
+
+def test_text_that_a_spreadsheet_would_compute_is_marked_and_comes_back(file):
+    rows = [{"language": text, "loss": -0.25} for text in FORMULAS + TEXTS]
+    tables.write(file, COLUMNS, rows)
+    with file.open(newline="") as stream:
+        cells = [row[0] for row in csv.reader(stream)][1:]
+    assert cells == [f"'{text}" for text in FORMULAS] + TEXTS
+    before = file.read_text()
+    tables.extend(file, COLUMNS, [])
+    assert file.read_text() == before
+    assert [row["language"] for row in tables.read(file)] == FORMULAS + TEXTS
+    assert {row["loss"] for row in tables.read(file)} == {"-0.25"}
 
 
 def test_scores_become_a_row_for_every_state_and_language():

@@ -132,7 +132,7 @@ def test_undecided_weights_are_named():
 
 def test_a_rule_must_fit_the_whole_path():
     assert refusal(lambda: frozen_mask(["a/x"], [Rule("a", frozen=False)])) == (
-        "no rule fits a/x; no weight is of a"
+        "no rule fits a/x; no weight is of a (near: a/x)"
     )
 
 
@@ -191,7 +191,41 @@ def test_patterns_are_of_what_is_frozen(ten, names, text):
 
 def test_patterns_fit_whole_paths(ten, names):
     message = refusal(lambda: frozen_mask(names, read_rules("layers/3", ten)))
-    assert message == "no weight is of layers/3"
+    assert message == (
+        "no weight is of layers/3 "
+        "(near: layers/3/attn/k/kernel, layers/3/attn/o/kernel, layers/3/attn/q/kernel)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("model.layers.0.self_attn.q_proj.weight", "layers/0/attn/q/kernel"),
+        (r"model\.layers\.7\.mlp\.down_proj\..*", "layers/7/mlp/down/kernel"),
+        ("model.layers.2.input_layernorm.weight", "layers/2/attn_norm/scale"),
+        ("model.embed_tokens.weight", "embed/tokens/embedding"),
+        ("model.norm.weight", "norm/scale"),
+        ("lm_head.weight", "head/out/kernel"),
+    ],
+)
+def test_what_hugging_face_calls_a_weight_is_told_its_path(ten, names, name, path):
+    rules = read_rules(f"embed/tokens/.*x,{name}", ten)
+    message = refusal(lambda: frozen_mask(names, rules))
+    assert f"{name} (near: {path}" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [
+        ("layers/[0-9]{1,2}/.*,norm/.*", range(10)),
+        ("layers/[0,3]/.*,norm/.*", (0, 3)),
+        ("norm/.*,layers/[0-1]{1,}/.*", (0, 1)),
+    ],
+)
+def test_a_comma_in_braces_or_brackets_is_the_pattern_s_own(ten, names, text, blocks):
+    mask = frozen_mask(names, read_rules(text, ten))
+    starts = ("norm/", *(f"layers/{block}/" for block in blocks))
+    assert mask == {path: path.startswith(starts) for path in names}
 
 
 def test_patterns_that_overlap_are_refused(ten, names):

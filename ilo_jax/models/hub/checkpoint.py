@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from ilo_jax.models.hub.pointers import refuse_pointer
+from ilo_jax.corpora.pointers import refuse_pointer
 from ilo_jax.processes import together
 from ilo_jax.refusals import listed
 

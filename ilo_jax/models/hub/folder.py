@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ilo_jax.corpora.pointers import refuse_pointer
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub.checkpoint import index_file, passed_over, weight_files
 from ilo_jax.models.hub.families import Family, family_of, read_config
-from ilo_jax.models.hub.pointers import refuse_pointer
 from ilo_jax.models.hub.repository import TOKENIZER, matching, resolve
 from ilo_jax.models.hub.wrapped import refuse_adapter
 from ilo_jax.processes import by_first, together

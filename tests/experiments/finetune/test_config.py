@@ -1,7 +1,9 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from configs.finetune import own
 from experiments.finetune.config import Config, check
 
 
@@ -46,3 +48,11 @@ def test_weights_are_float32_and_nothing_else_can_be_asked_for(config):
 def test_everything_wrong_is_named_at_once(config):
     with pytest.raises(ValueError, match=r"steps .*rows .*text "):
         check(dataclasses.replace(config, steps=0, rows=0, text=""))
+
+
+def test_without_a_configuration_nothing_of_a_corpus_is_set():
+    """A split and languages that a corpus of one's own has not would be asked for."""
+    assert own.get_config() == Config()
+    assert (Config.split, Config.languages, Config.sentences) == ("", "", 0)
+    main = Path(__file__).parents[3] / "experiments/finetune/__main__.py"
+    assert 'config="configs/finetune/own.py"' in main.read_text()

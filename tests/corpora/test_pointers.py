@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from ilo_jax.models.hub.pointers import refuse_pointer
+from ilo_jax.corpora.pointers import refuse_pointer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 

@@ -10,6 +10,11 @@ LONGEST = 1024
 """Bytes that a pointer has at most, by that page."""
 
 
+def is_pointer(data: bytes) -> bool:
+    """Tell a pointer by the bytes of a file, or the first `LONGEST` of them."""
+    return bool(POINTER.match(data[:LONGEST].replace(b"\r\n", b"\n")))
+
+
 def refuse_pointer(file: Path) -> None:
     """Stop if a file is a git-lfs pointer, a few lines that say which file belongs there.
 
@@ -19,7 +24,7 @@ def refuse_pointer(file: Path) -> None:
     """
     with file.open("rb") as stream:
         begins = stream.read(LONGEST)
-    if POINTER.match(begins.replace(b"\r\n", b"\n")):
+    if is_pointer(begins):
         raise ValueError(
             f"{file} is a git-lfs pointer, not the file itself: run git lfs pull in {file.parent}"
         )
