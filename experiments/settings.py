@@ -124,6 +124,9 @@ class Model:
 
     model: str = given(default="sample", words="a Hugging Face folder, a hub id or sample")
     """A Hugging Face folder, a hub id (owner/name), or "sample": multilingual-e5-small."""
+    ignore_keys: str = ""
+    """Keys of its config.json, separated by commas, that are unknown and that you know to change
+    nothing; empty: an unknown key is an error."""
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from experiments.hardware import make_mesh, peak_flops
 from experiments.launch import Run, say
 from experiments.provenance import surroundings
-from experiments.settings import Aligned, Extraction
+from experiments.settings import Aligned, Extraction, Model
 from ilo_jax.activations.extraction import Report, extract
 from ilo_jax.activations.gathering import layouts
 from ilo_jax.activations.store import Key, Store, open_store
@@ -30,7 +30,7 @@ from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.corpora.tokens import token_ids
 from ilo_jax.files import key_digest
 from ilo_jax.models.hub import loading
-from ilo_jax.models.hub.folder import Folder
+from ilo_jax.models.hub.folder import Folder, open_folder
 from ilo_jax.processes import alone, gathered, largest, quiet, share, together
 from ilo_jax.recipes import FORWARD, digest_of, key_of
 
@@ -76,7 +76,7 @@ def read_corpus(source: Aligned) -> Parallel:
     """
     codes = ",".join(language.code for language in PAPER)
     asked = codes if source.languages == "paper" else source.languages
-    languages = [code.strip() for code in asked.split(",") if code.strip()]
+    languages = listed_names(asked)
     path = parallel.SAMPLE if source.corpus == "sample" else Path(source.corpus)
     reader = prepared.read_prepared if prepared.is_prepared(path) else parallel.read
     corpus = reader(
@@ -89,6 +89,16 @@ def read_corpus(source: Aligned) -> Parallel:
     if source.drop_incomplete:
         say(f"left out {corpus.dropped} lines of {corpus.source} that lack a sentence")
     return corpus
+
+
+def open_model(source: Model) -> Folder:
+    """The folder of the model that the configuration asks for."""
+    return open_folder(source.model, ignore_keys=listed_names(source.ignore_keys))
+
+
+def listed_names(text: str) -> list[str]:
+    """The names of a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def states_key(

@@ -30,7 +30,7 @@ from experiments.hardware import make_mesh
 from experiments.launch import Run, say
 from experiments.provenance import leave_config
 from experiments.settings import Compared, Extraction, check, one_of
-from experiments.states import read_corpus, stored_states
+from experiments.states import open_model, read_corpus, stored_states
 from ilo_jax.corpora.choices import SHAPES, Question, read_questions
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.evaluation.answers import AnswerScores, answer_scores, question_tokens
@@ -38,7 +38,7 @@ from ilo_jax.evaluation.held_out import TextScores, corpus_tokens, text_scores
 from ilo_jax.evaluation.likelihood import compiled_likelihood
 from ilo_jax.evaluation.retrieval import translations_found
 from ilo_jax.models.hub import loading
-from ilo_jax.models.hub.folder import Folder, open_folder
+from ilo_jax.models.hub.folder import Folder
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -123,7 +123,7 @@ def measure(config: Config, run: Run) -> Results:
         ValueError: If the settings, the corpus, the questions or the model cannot be used.
     """
     check(config, *conflicts(config))
-    corpus, folder = read_corpus(config), open_folder(config.model)
+    corpus, folder = read_corpus(config), open_model(config)
     given = {"shape": config.shape, "language": config.question_language}
     questions = [q for file in question_files(config) for q in read_questions(file, **given)]
     run.workdir.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,7 @@ import dataclasses
 from experiments.launch import Run
 from experiments.provenance import leave_config
 from experiments.settings import Extraction, check
-from experiments.states import Stored, read_corpus, stored_states
-from ilo_jax.models.hub.folder import open_folder
+from experiments.states import Stored, open_model, read_corpus, stored_states
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -41,7 +40,7 @@ def extract(config: Config, run: Run) -> Stored:
         ValueError: If the settings, the corpus or the model cannot be used.
     """
     check(config)
-    folder, corpus = open_folder(config.model), read_corpus(config)
+    folder, corpus = open_model(config), read_corpus(config)
     stored = stored_states(config, folder, corpus, run, taps=config.taps)
     leave_config(run.workdir, config, stored.key, corpus=corpus, took=stored.took)
     return stored

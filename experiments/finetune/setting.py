@@ -10,11 +10,12 @@ from jax.sharding import Mesh
 
 from experiments.finetune.config import NO_BEARING, Config, check
 from experiments.hardware import make_mesh
+from experiments.states import open_model
 from ilo_jax.corpora.examples import read_examples
 from ilo_jax.corpora.tokens import refuse_unfit, tokenized
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.hub.folder import Folder, open_folder
+from ilo_jax.models.hub.folder import Folder
 from ilo_jax.processes import share
 from ilo_jax.recipes import FORWARD, TRAINING, key_of
 from ilo_jax.training import freezing
@@ -61,7 +62,7 @@ def prepare(config: Config) -> Setting:
         ValueError: If the settings, the model or the text cannot be used.
     """
     check(config)
-    folder = open_folder(config.model)
+    folder = open_model(config)
     model = folder.config
     _refuse_untrainable(model)
     refuse_dropout(model, waived=not config.dropout)

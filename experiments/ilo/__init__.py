@@ -20,10 +20,9 @@ from experiments.ilo import report
 from experiments.launch import Run, say
 from experiments.provenance import leave_config
 from experiments.settings import Bound, Compared, Extraction, Overlap, at_least, check, one_of
-from experiments.states import Stored, read_corpus, stored_states
+from experiments.states import Stored, open_model, read_corpus, stored_states
 from ilo_jax.evaluation.interlingua import scored
 from ilo_jax.metrics import PRECISIONS, IloSettings, ReferencedScores, check_settings
-from ilo_jax.models.hub.folder import open_folder
 
 SEED_LIMIT = Bound(lambda seed: seed < 2**63, "below 2^63")
 
@@ -64,7 +63,7 @@ def measure(config: Config, run: Run) -> ReferencedScores:
     check_settings(settings_of(config), num_points=lang * sent, num_languages=lang)
     run.workdir.mkdir(parents=True, exist_ok=True)
     stored = stored_states(
-        config, open_folder(config.model), corpus, run, taps=f"residual:{config.pooling}"
+        config, open_model(config), corpus, run, taps=f"residual:{config.pooling}"
     )
     begun = time.perf_counter()
     scores = scored(stored.hidden_states(doing="scores"), settings_of(config))

@@ -215,13 +215,15 @@ def check(folder: Folder, *, tolerance: float) -> int:
 
 def main() -> int:
     """Check the model of the flags and return the exit status."""
-    folder = open_folder(FLAGS.model)
+    folder = open_folder(FLAGS.model, ignore_keys=FLAGS.ignore_keys)
     print(summary(folder, mesh=FLAGS.mesh, fsdp=FLAGS.fsdp, dtype=FLAGS.dtype))
     return check(folder, tolerance=FLAGS.tolerance)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, "A folder, hub id or sample.", required=True)
+    ignored = "Unknown keys of its config.json that change nothing, separated by commas."
+    flags.DEFINE_list("ignore_keys", [], ignored)
     flags.DEFINE_string("mesh", "1x1", "Devices along data x model, for the memory.")
     flags.DEFINE_bool("fsdp", False, "Split weights over data too, for the memory.")
     flags.DEFINE_enum("dtype", "float32", DTYPES, "For the memory.")

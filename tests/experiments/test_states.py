@@ -1,6 +1,7 @@
 """States are computed where they are not stored, once, also where two runs ask for them."""
 
 import json
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from experiments import states
 from experiments.launch import Run
 from experiments.settings import Aligned, Extraction
-from experiments.states import read_corpus, states_key, stored_states
+from experiments.states import open_model, read_corpus, states_key, stored_states
 from ilo_jax.activations.taps import read
 from ilo_jax.corpora.languages import PAPER
 from ilo_jax.models.hub.folder import open_folder
@@ -51,6 +52,20 @@ def test_what_lacks_a_sentence_is_left_out_where_that_is_asked_for_and_said(tmp_
     corpus = read_corpus(Aligned(corpus=str(tmp_path), drop_incomplete=True))
     assert corpus.sentences == (("one", "four"), ("eins", "vier"))
     assert capsys.readouterr().out == f"left out 2 lines of {tmp_path} that lack a sentence\n"
+
+
+def test_a_model_is_opened_without_the_keys_that_are_ignored(config, tiny, tmp_path):
+    """Which are in the key, and so is nothing of them where none are."""
+    folder = Path(shutil.copytree(tiny, tmp_path / "model"))
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"moon": 1, "tide": 2}))
+    ignored = open_model(Extraction(model=str(folder), ignore_keys="tide, moon"))
+    assert ignored.ignored == ("tide", "moon")
+    corpus, taps = read_corpus(config), read(TAPS, ignored.config)
+    ours = states_key(config, corpus, ignored, taps, "some")["model"]
+    assert ours["ignore_keys"] == "moon,tide"
+    plain = states_key(config, corpus, open_model(config), taps, "some")["model"]
+    assert ours.keys() - plain.keys() == {"ignore_keys"}
 
 
 def test_the_key_holds_what_determines_a_state_and_nothing_else(config, tiny):

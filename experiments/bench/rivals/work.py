@@ -12,14 +12,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from experiments.settings import Source
-from experiments.states import read_corpus
+from experiments.states import open_model, read_corpus
 from ilo_jax.activations.taps import Tap, read
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.tokens import token_ids
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.families import family_of, read_config
-from ilo_jax.models.hub.folder import Folder, open_folder
+from ilo_jax.models.hub.folder import Folder
 from ilo_jax.models.hub.oracle import torch_model
 from ilo_jax.models.hub.placement import sources, without_prefix
 from ilo_jax.models.transformer import Transformer
@@ -113,7 +113,7 @@ def prepare(
         OSError: If a file is absent.
         ValueError: If the corpus or the model cannot be used.
     """
-    corpus, folder = read_corpus(source), open_folder(source.model)
+    corpus, folder = read_corpus(source), open_model(source)
     name, config = folder.name, folder.config
     limits = {"limit": config.max_positions, "vocab": config.vocab}
     sentences = token_ids(corpus, folder.tokenizer, prefix="", **limits)

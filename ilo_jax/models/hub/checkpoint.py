@@ -80,7 +80,7 @@ def _indexed(index: Path) -> list[Path]:
     try:
         names = set(json.loads(index.read_text())["weight_map"].values())
         files = sorted(index.parent / name for name in names)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{index} is damaged, it must map tensors to files: {error!r}") from error
     if outside := [str(file) for file in files if file.parent != index.parent]:
         raise ValueError(f"{index} must name files beside it, got {', '.join(outside)}")
@@ -104,8 +104,10 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         except SafetensorError as error:
             raise ValueError(f"{file} is truncated or not safetensors: {error}") from error
         if twice := sorted(set(names) & set(where)):
-            raise ValueError(f"{file} and {where[twice[0]]} both hold {listed(twice)}")
+            raise ValueError(f"{file} and {where[twice[0]]} both hold {listed(twice)}: keep one")
         where |= dict.fromkeys(names, file)
+    if not where:
+        raise ValueError(f"no tensors in {folder}: its safetensors files are empty")
     return where
 
 

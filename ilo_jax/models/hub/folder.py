@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,12 @@ from ilo_jax.corpora.pointers import refuse_pointer
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub.checkpoint import index_file, passed_over, weight_files
 from ilo_jax.models.hub.families import Family, family_of, read_config
+from ilo_jax.models.hub.families.reading import UnknownKeysError
+from ilo_jax.models.hub.families.unread import ignoring, without_effect
 from ilo_jax.models.hub.repository import TOKENIZER, matching, resolve
 from ilo_jax.models.hub.wrapped import refuse_adapter
 from ilo_jax.processes import by_first, together
+from ilo_jax.refusals import listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,9 +34,11 @@ class Folder:
     name: str
     """The id of the hub where it was asked for by one, else the folder's own name."""
     raw: Mapping[str, Any]
-    """Its config.json, parsed."""
+    """Its config.json, parsed, without the keys that are ignored."""
     config: ModelConfig
     family: Family
+    ignored: tuple[str, ...] = ()
+    """Keys of its config.json that somebody knows to change nothing."""
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -73,7 +78,8 @@ class Folder:
     def fingerprint(self) -> dict[str, str]:
         """The SHA-256 of every file that decides a hidden state, by name.
 
-        The first process hashes and tells the others: all of them must ask, the first time.
+        Keys that are ignored are named beside them. The first process hashes and tells the others:
+        all of them must ask, the first time.
 
         Raises:
             FileNotFoundError: If there are no weights.
@@ -83,38 +89,54 @@ class Folder:
         digests = by_first(
             lambda: json.dumps(_hashed(self.path)).encode(), what=f"hashing {self.path}"
         )
-        return json.loads(digests)
+        ignored = {"ignore_keys": ",".join(sorted(self.ignored))} if self.ignored else {}
+        return json.loads(digests) | ignored
 
 
-def open_folder(model: str | Path) -> Folder:
+def open_folder(model: str | Path, *, ignore_keys: Sequence[str] = ()) -> Folder:
     """The opened folder of a model; if it fails on any process, it fails on all.
 
     Args:
         model: A folder, a hub id "owner/name" (optionally "owner/name@revision"), which is
             fetched, or "sample": multilingual-e5-small.
+        ignore_keys: Keys of its config.json that are not understood and change nothing, as
+            whoever asks for it knows.
 
     Raises:
         FileNotFoundError: If there is none, or it has no config.json.
         ModuleNotFoundError: If the sample model is asked for, and its package not installed.
         OSError: If the sample model cannot be written.
         RuntimeError: If another process could not open it.
-        ValueError: If config.json is damaged, or not one that we read.
+        ValueError: If config.json is damaged, or not one that we read; if a key that is to be
+            ignored is not there, or is read.
     """
-    return together(lambda: _opened(model), what=f"opening {model}")
+    return together(lambda: _opened(model, tuple(ignore_keys)), what=f"opening {model}")
 
 
-def _opened(model: str | Path) -> Folder:
+def _opened(model: str | Path, ignored: tuple[str, ...]) -> Folder:
     path = resolve(str(model))
     refuse_adapter(path)
     if unread := passed_over(path):
         log.warning("%s: reading model.safetensors, not %s beside it", path, " and ".join(unread))
     raw = _parsed(path / "config.json")
     try:
-        family, config = family_of(raw), read_config(raw)
+        family = family_of(raw)
+        raw = ignoring(raw, ignored, family)
+        config = read_config(raw)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}{_next_step(error, ignored)}") from error
+    if unread := without_effect(raw, family):
+        log.warning("%s: without effect in config.json: %s", path, listed(unread))
     is_id = str(model) != "sample" and not Path(model).expanduser().is_dir()
-    return Folder(path, str(model) if is_id else path.name, raw, config, family)
+    return Folder(path, str(model) if is_id else path.name, raw, config, family, ignored)
+
+
+def _next_step(error: ValueError, ignored: Sequence[str]) -> str:
+    """What whoever knows unknown keys to change nothing can do."""
+    if not isinstance(error, UnknownKeysError) or not error.names:
+        return ""
+    names = ",".join([*ignored, *error.names])
+    return f"\n  if what is unknown changes nothing, go on with ignore_keys={names}"
 
 
 def _parsed(file: Path) -> dict[str, Any]:
@@ -123,7 +145,7 @@ def _parsed(file: Path) -> dict[str, Any]:
     refuse_pointer(file)
     try:
         raw = json.loads(file.read_text())
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{file} must hold a JSON object, got {type(raw).__name__}")

@@ -200,10 +200,17 @@ def test_git_lfs_pointer_is_refused(unnamed, name):
     refused(unnamed, ValueError, message)
 
 
+def test_file_without_tensors_is_refused(folder):
+    save_file({}, folder / "model.safetensors")
+    refused(folder, ValueError, f"no tensors in {folder}: its safetensors files are empty")
+
+
 def test_tensors_in_two_files_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "first.safetensors")
     save_file({"b": TENSORS["b"], "c": TENSORS["c"]}, folder / "more.safetensors")
-    message = f"{folder / 'more.safetensors'} and {folder / 'first.safetensors'} both hold b, c"
+    message = (
+        f"{folder / 'more.safetensors'} and {folder / 'first.safetensors'} both hold b, c: keep one"
+    )
     refused(folder, ValueError, message)
 
 

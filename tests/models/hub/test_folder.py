@@ -32,6 +32,7 @@ def test_config_must_be_there(copied):
         ("", "is not JSON: Expecting value"),
         ("[]", "must hold a JSON object, got list$"),
         ("3", "must hold a JSON object, got int$"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth exceeded"),
     ],
 )
 def test_config_must_be_a_json_object(copied, text, message):
@@ -46,6 +47,39 @@ def test_config_with_an_unknown_key_is_refused(copied):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"qk_norm": True}))
     with pytest.raises(ValueError, match=r"gqa: cannot read config.json of model_type 'llama':\n"):
         open_folder(file.parent)
+
+
+def test_unknown_key_says_what_to_do_and_may_be_ignored(copied, caplog):
+    file = copied("llama-gqa") / "config.json"
+    raw = json.loads(file.read_text())
+    file.write_text(json.dumps(raw | {"moon": 1, "rope_thetta": 3.0, "quantization_config": {}}))
+    message = (
+        f"{file.parent}: cannot read config.json of model_type 'llama':\n"
+        "  moon: unknown key\n"
+        "  quantization_config: unknown key: quantised weights are not read; take those from "
+        "before\n"
+        "  rope_thetta: unknown key; there is rope_theta\n"
+        "  if what is unknown changes nothing, go on with ignore_keys=moon,rope_thetta"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        open_folder(file.parent)
+    file.write_text(json.dumps(raw | {"moon": 1, "temperature": 0.5}))
+    with caplog.at_level("WARNING", logger="ilo_jax.models.hub.folder"):
+        folder = open_folder(file.parent, ignore_keys=["moon"])
+    assert folder.config == read_config(raw)
+    assert folder.raw == raw | {"temperature": 0.5}
+    assert folder.fingerprint["ignore_keys"] == "moon"
+    assert caplog.messages == [f"{file.parent}: without effect in config.json: temperature"]
+
+
+def test_key_that_is_read_cannot_be_ignored(tiny):
+    path = tiny("llama-gqa").folder
+    message = (
+        f"{path}: ignore_keys must name keys of config.json that are not read, got hidden_size "
+        "(is read)"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        open_folder(path, ignore_keys=["hidden_size"])
 
 
 def test_fingerprint_changes_with_one_byte(copied):

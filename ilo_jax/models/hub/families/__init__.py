@@ -8,6 +8,7 @@ from ilo_jax.models.hub.families import encoders, gated, plain
 from ilo_jax.models.hub.families.facts import gather, model_config
 from ilo_jax.models.hub.families.family import Family, Place
 from ilo_jax.models.hub.families.reading import read_keys
+from ilo_jax.models.hub.families.unread import without_effect
 
 __all__ = ["FAMILIES", "Family", "Place", "family_of", "read_config"]
 
@@ -61,5 +62,6 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """
     family = family_of(raw)
     where = f"config.json of model_type {raw['model_type']!r}"
-    facts = read_keys(raw, family.keys, inert=family.inert, where=where)
+    inert = family.inert.union(without_effect(raw, family))
+    facts = read_keys(raw, family.keys, inert=inert, where=where)
     return model_config(gather({**family.facts, **facts}))

@@ -72,8 +72,8 @@ BERT = Family(
     },
     inert=INERT
     | set(
-        """cross_attention_hidden_size directionality pooler_fc_size pooler_num_attention_heads
-        pooler_num_fc_layers pooler_size_per_head pooler_type""".split()
+        """cross_attention_hidden_size directionality is_causal pooler_fc_size
+        pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type""".split()
     ),
     facts=FACTS,
     names=places(
@@ -130,7 +130,8 @@ DISTILBERT = Family(
         "tie_word_embeddings": Key("tied", bool, True),
     },
     # Sinusoidal tables are stored like learned ones; no code reads tie_weights_ any more.
-    inert=INERT | {"qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_"},
+    inert=INERT
+    | {"is_causal", "qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_"},
     facts=FACTS | {"norm_eps": 1e-12},
     names=places({
         "embed/tokens": "distilbert.embeddings.word_embeddings",

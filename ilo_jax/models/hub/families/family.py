@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, NamedTuple
 
-from ilo_jax.models.hub.families.reading import NUMBER, Key, only
+from ilo_jax.models.hub.families.reading import NUMBER, Key, names_of, only
 
 PLAIN = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 """Activations of plain MLPs."""
@@ -30,6 +30,17 @@ CHECKED = {
     "initializer_range": Key("init_std", NUMBER, 0.02),
 }
 """Keys that every family reads alike."""
+
+# transformers takes null for false, and false for a model that sees what comes after.
+CAUSAL = {"is_causal": Key("", (bool, NoneType), True, (True,))}
+"""The key of every decoder."""
+
+MAX_POSITIONS = {
+    "max_position_embeddings": Key(
+        "max_positions", int, instead=("max_sequence_length", "max_seq_length", "max_seq_len")
+    )
+}
+"""The key of rotary positions, which later ones than the first names outrank."""
 
 
 def dropped(name: str, places: str, *, rate: float) -> dict[str, Key]:
@@ -78,6 +89,11 @@ class Family(NamedTuple):
     older: Mapping[str, str] = {}
     """Endings of tensor names, and what checkpoints of older days have instead."""
 
+    @property
+    def known(self) -> set[str]:
+        """All names of keys that a row has."""
+        return names_of(self.keys) | self.inert
+
 
 def places(names: Mapping[str, str]) -> dict[str, Place]:
     """The places of modules that share nothing."""
@@ -94,6 +110,8 @@ ROTARY_KEYS = {
 GATED_KEYS = (
     ROTARY_KEYS
     | CHECKED
+    | CAUSAL
+    | MAX_POSITIONS
     | dropped("attention_dropout", "attention", rate=0.0)
     | {
         "architectures": Key("architectures", list, None),
@@ -105,7 +123,6 @@ GATED_KEYS = (
         "head_dim": Key("head_dim", int, None),
         "intermediate_size": Key("mlp_dim", int),
         "hidden_act": Key("activation", str, "silu", GATES),
-        "max_position_embeddings": Key("max_positions", int),
         "tie_word_embeddings": Key("tied", bool, False),
     }
 )

@@ -52,6 +52,8 @@ QWEN2 = LLAMA._replace(
         "use_sliding_window": Key("windowed", bool, False),
         "max_window_layers": Key("windowed_from", int, 28),
         "use_mrope": only(value=False),
+        # Its tensors tell: queries, keys and values have biases, the output has none.
+        "attention_bias": Key("", bool, True),
     },
     inert=INERT,
     facts=RMS | {"qkv_bias": True},

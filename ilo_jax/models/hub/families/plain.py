@@ -1,9 +1,11 @@
 """Decoders with LayerNorm and a plain MLP, each with names and positions of its own."""
 
 from ilo_jax.models.hub.families.family import (
+    CAUSAL,
     CHECKED,
     INERT,
     INV_FREQ,
+    MAX_POSITIONS,
     NO_CROSS_ATTENTION,
     OTHER_HEADS,
     PLAIN,
@@ -17,11 +19,15 @@ from ilo_jax.models.hub.families.reading import NUMBER, Key, only
 
 LAYER_NORM = {"norm_kind": "layer", "norm_bias": True}
 BIASES = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}
-COMMON_KEYS = CHECKED | {
-    "architectures": Key("architectures", list, None),
-    "vocab_size": Key("vocab", int),
-    "tie_word_embeddings": Key("tied", bool, True),
-}
+COMMON_KEYS = (
+    CHECKED
+    | CAUSAL
+    | {
+        "architectures": Key("architectures", list, None),
+        "vocab_size": Key("vocab", int),
+        "tie_word_embeddings": Key("tied", bool, True),
+    }
+)
 
 BLOOM = Family(
     keys=COMMON_KEYS
@@ -123,6 +129,8 @@ OPT = Family(
         "max_position_embeddings": Key("max_positions", int),
         "do_layer_norm_before": Key("norm_place", bool, True, {True: "pre", False: "post"}),
         "_remove_final_layer_norm": Key("no_final_norm", bool, False),
+        "learned_embeddings": only(value=True),
+        "scale_embeddings": only(value=False),
         "enable_bias": Key("qkv_bias out_bias mlp_bias", bool, True),
         "layer_norm_elementwise_affine": Key("norm_scale norm_bias", bool, True),
     },
@@ -163,8 +171,9 @@ GPT2 = Family(
     },
     inert=INERT
     | set(
-        """reorder_and_upcast_attn summary_activation
-        summary_first_dropout summary_proj_to_labels summary_type summary_use_proj""".split()
+        """afn apply_query_key_layer_scaling n_special normalize_attention_scores
+        predict_special_tokens reorder_and_upcast_attn summary_activation summary_first_dropout
+        summary_hidden_size summary_proj_to_labels summary_type summary_use_proj""".split()
     ),
     facts=LAYER_NORM | BIASES | {"positions": "learned", "init_by_depth": True},
     names=places({
@@ -201,13 +210,13 @@ GPT_NEOX = Family(
     | dropped("attention_dropout", "attention", rate=0.0)
     | dropped("hidden_dropout", "embedding residual", rate=0.0)
     | {name: key for name, key in ROTARY_KEYS.items() if name != "partial_rotary_factor"}
+    | MAX_POSITIONS
     | {
         "hidden_size": Key("dim", int),
         "num_hidden_layers": Key("layers", int),
         "num_attention_heads": Key("heads", int),
         "intermediate_size": Key("mlp_dim", int),
         "hidden_act": Key("activation", str, "gelu", PLAIN),
-        "max_position_embeddings": Key("max_positions", int),
         "layer_norm_eps": Key("norm_eps", NUMBER, 1e-5),
         "tie_word_embeddings": Key("tied", bool, False),
         "use_parallel_residual": Key("parallel", bool, True),
@@ -215,7 +224,7 @@ GPT_NEOX = Family(
         "rope_theta": Key("rope_theta", NUMBER, None, also=("rotary_emb_base",)),
         "rotary_pct": Key("rotary_fraction", NUMBER, None, also=("partial_rotary_factor",)),
     },
-    inert=INERT | {"is_decoder"},
+    inert=INERT | {"is_decoder", "num_steps"},
     facts=LAYER_NORM | {"mlp_bias": True, "default_fraction": 0.25},
     names=places({
         "embed/tokens": "gpt_neox.embed_in",

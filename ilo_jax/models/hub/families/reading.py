@@ -5,12 +5,22 @@ other key, a missing one, a wrong type or a value that we do not compute is an e
 never a silent default.
 """
 
-from collections.abc import Iterable, Mapping
+import difflib
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any, NamedTuple
 
 NUMBER = (int, float)
 """The kind of a key that is read as a float."""
+
+REFUSED = {
+    "per_layer_config": "blocks that differ from each other are not read",
+    "quantization_config": "quantised weights are not read; take those from before",
+    "transformers_weights": "weights are read from model.safetensors or its index",
+}
+"""Keys that change what a model is, and what to do where one is there."""
 
 REQUIRED = object()
 """Marks a key without which a config.json is refused."""
@@ -29,6 +39,8 @@ class Key(NamedTuple):
     """If not empty, the only values that we compute; a mapping says which fact each is."""
     also: tuple[str, ...] = ()
     """Other names of the key."""
+    instead: tuple[str, ...] = ()
+    """Names that are read where it has none of its own, and else decide nothing."""
 
     @property
     def kinds(self) -> tuple[type, ...]:
@@ -37,8 +49,15 @@ class Key(NamedTuple):
 
     def given(self, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
         """The key's values in a config.json, by the names they have there."""
-        names = [n for n in (name, *self.also) if n in raw]
-        return {n: raw[n] for n in names if raw[n] is not None or NoneType in self.kinds}
+        own, others = (
+            {
+                n: raw[n]
+                for n in names
+                if n in raw and (raw[n] is not None or NoneType in self.kinds)
+            }
+            for names in ((name, *self.also), self.instead)
+        )
+        return own or dict(itertools.islice(others.items(), 1))
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value, or None."""
@@ -47,6 +66,8 @@ class Key(NamedTuple):
         ):
             names = ("null" if k is NoneType else k.__name__ for k in self.kinds)
             return f"must be {' or '.join(names)}, got {value!r}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"must be finite, got {value!r}"
         if self.allowed and value not in self.allowed:
             return f"must be one of {list(self.allowed)}, got {value!r}"
         return None
@@ -56,6 +77,20 @@ class Key(NamedTuple):
         if float in self.kinds and type(value) is int:
             return float(value)
         return self.allowed[value] if isinstance(self.allowed, Mapping) else value
+
+
+class UnknownKeysError(ValueError):
+    """Some keys of a config.json are not understood."""
+
+    def __init__(self, message: str, names: Sequence[str]):
+        super().__init__(message)
+        self.names = tuple(name for name in names if name not in REFUSED)
+        """Those that somebody may know to change nothing."""
+
+
+def names_of(keys: Mapping[str, Key]) -> set[str]:
+    """All names under which a table's keys are read."""
+    return {n for name, key in keys.items() for n in (name, *key.also, *key.instead)}
 
 
 def only(value: Any) -> Key:
@@ -84,15 +119,15 @@ def read_keys(
         ValueError: Naming every unknown, missing, mistyped and unsupported key, and
             two names of one key that disagree.
     """
-    known = set(inert) | {n for name, key in keys.items() for n in (name, *key.also)}
-    problems = [f"{name}: unknown key" for name in sorted(set(raw) - known)]
+    unknown = sorted(set(raw) - set(inert) - names_of(keys))
+    problems = [f"{name}: unknown key{_advice(name, keys)}" for name in unknown]
     facts = {}
     for name, key in keys.items():
         given = key.given(raw, name)
         value = next(iter(given.values()), key.default)
         if value is REQUIRED:
             problems.append(f"{name}: missing")
-        elif any(other != value for other in given.values()):
+        elif any(other is not value and other != value for other in given.values()):
             different = " and ".join(f"{n} is {v!r}" for n, v in given.items())
             problems.append(f"{name}: its names disagree: {different}")
         elif given and (problem := key.problem(value)):
@@ -100,5 +135,14 @@ def read_keys(
         else:
             facts |= dict.fromkeys(key.facts.split(), key.fact(value))
     if problems:
-        raise ValueError(f"cannot read {where}:\n  " + "\n  ".join(problems))
+        message = f"cannot read {where}:\n  " + "\n  ".join(problems)
+        raise UnknownKeysError(message, unknown) if unknown else ValueError(message)
     return facts
+
+
+def _advice(name: str, keys: Mapping[str, Key]) -> str:
+    """What to think of an unknown key."""
+    if name in REFUSED:
+        return f": {REFUSED[name]}"
+    near = difflib.get_close_matches(name, sorted(names_of(keys)), n=1)
+    return f"; there is {near[0]}" if near else ""

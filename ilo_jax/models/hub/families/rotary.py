@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ilo_jax.models.hub.families.reading import NUMBER, Key, read_keys
+from ilo_jax.models.hub.families.reading import NUMBER, Key, only, read_keys
 from ilo_jax.models.rotary import (
     DynamicScaling,
     LinearScaling,
@@ -104,7 +104,8 @@ def _rope(
 ) -> Rope:
     rope_type = raw.get("rope_type") or "default"
     keys = COMMON | (SCALINGS.get(rope_type, {}) if isinstance(rope_type, str) else {})
-    read = read_keys(raw, keys, inert=(), where="rope_parameters of config.json")
+    given = {name: value for name, value in raw.items() if value is not None}
+    read = read_keys(given, keys, inert=INERT, where="rope_parameters of config.json")
     _refuse_nonpositive(read)
     fraction = read.pop("fraction")
     theta = read.pop("theta")
@@ -135,6 +136,11 @@ def _refuse_nonpositive(read: Mapping[str, Any]) -> None:
         raise ValueError(f"rope_parameters of config.json must be positive, got {', '.join(odd)}")
 
 
+INERT = ("finetuned",)
+"""Keys that change nothing of any scaling."""
+UNREAD = ("attn_factor", *INERT)
+"""Keys of which nothing is taken; the first must say what is computed anyway."""
+
 MSCALES = ("mscale", "mscale_all_dim")
 """Keys of which 0 means that there is none."""
 
@@ -158,6 +164,8 @@ SCALINGS: dict[str, dict[str, Key]] = {
     "yarn": {
         "factor": Key("factor", NUMBER, None),
         "attention_factor": Key("attention_factor", NUMBER, None),
+        "attn_factor": Key("attn_factor", NUMBER, None),
+        "extrapolation_factor": only(1.0),
         "beta_fast": Key("beta_fast", NUMBER, 32.0),
         "beta_slow": Key("beta_slow", NUMBER, 1.0),
         "mscale": Key("mscale", NUMBER, None),
@@ -175,6 +183,8 @@ SCALINGS: dict[str, dict[str, Key]] = {
     "su": _LONG | _ORIGINAL,
 }
 """What each kind of scaling reads, beside theta; "su" is an older name of longrope."""
+KEYS = {name for keys in (COMMON, *SCALINGS.values()) for name in keys}
+"""All that is read of rotary positions."""
 
 
 def _scaling(
@@ -207,6 +217,7 @@ def _yarn(read: dict[str, Any], factor: float, original: int) -> YarnScaling:
         attention_factor = temperature(mscale) / temperature(all_dim)
     elif attention_factor is None:
         attention_factor = temperature(1.0)
+    _refuse_temperature(read["attn_factor"], attention_factor)
     return YarnScaling(
         factor=factor,
         original_positions=original,
@@ -215,6 +226,22 @@ def _yarn(read: dict[str, Any], factor: float, original: int) -> YarnScaling:
         attention_factor=attention_factor,
         truncate=read["truncate"],
     )
+
+
+def _refuse_temperature(attn_factor: float | None, attention_factor: float) -> None:
+    """Stop at an `attn_factor` that asks for another temperature than `attention_factor`.
+
+    transformers does not read it; others take it for the factor itself, or for what the factor is
+    multiplied by, or for what undoes the one that they have put in already.
+    """
+    same = (1.0, attention_factor, 1 / attention_factor)
+    if attn_factor is not None and not any(
+        math.isclose(attn_factor, f, rel_tol=1e-6) for f in same
+    ):
+        raise ValueError(
+            f"attn_factor of config.json must be 1, {attention_factor:.6g} or its inverse, as "
+            f"transformers does not read it, got {attn_factor:.6g}; say attention_factor instead"
+        )
 
 
 def _longrope(read: dict[str, Any], factor: float, original: int) -> LongScaling:

@@ -1,8 +1,9 @@
+import math
 from types import NoneType
 
 import pytest
 
-from ilo_jax.models.hub.families.reading import Key, only, read_keys, unsupported
+from ilo_jax.models.hub.families.reading import Key, UnknownKeysError, only, read_keys, unsupported
 
 KEYS = {
     "size": Key("size", int),
@@ -112,6 +113,15 @@ def test_the_only_value_decides_nothing(key, value):
         ({"odd": 8}, "odd: must be one of [7], got 8"),
         ({"odd": "7"}, "odd: must be int, got '7'"),
         ({"absent": 0.5}, "absent: must be null, got 0.5"),
+        ({"eps": math.nan}, "eps: must be finite, got nan"),
+        ({"eps": -math.inf}, "eps: must be finite, got -inf"),
+        ({"num_head": 2}, "num_head: unknown key; there is num_heads"),
+        ({"widow": 2}, "widow: unknown key; there is window"),
+        (
+            {"quantization_config": {}},
+            "quantization_config: unknown key: quantised weights are not read; take those from "
+            "before",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -133,3 +143,21 @@ def test_all_problems_come_at_once():
         "  kind: must be one of ['plain', 'fancy'], got 'odd'",
         "  heads: its names disagree: heads is 1 and n_head is 2",
     ]
+
+
+def test_unknown_keys_are_told_to_whoever_catches_it():
+    """But for those that nobody may ignore."""
+    with pytest.raises(UnknownKeysError) as error:
+        read({"zeta": 1, "alpha": 2, "quantization_config": {}})
+    assert error.value.names == ("alpha", "zeta")
+
+
+def test_a_name_that_stands_in_for_another_is_outranked_by_it():
+    keys = {"longest": Key("longest", int, instead=("most", "limit"))}
+    for raw, expected in (
+        ({"limit": 3}, 3),
+        ({"limit": 3, "most": 2}, 2),
+        ({"limit": 3, "longest": 1}, 1),
+        ({"limit": 3, "longest": None}, 3),
+    ):
+        assert read_keys(raw, keys, inert=(), where="a test") == {"longest": expected}

@@ -143,6 +143,26 @@ def test_yarn_and_its_attention_factor(parameters, factor, attention_factor):
     assert found.original_positions == expected
 
 
+@pytest.mark.parametrize("attn_factor", [1, 0.1 * math.log(4) + 1, 0.8782488562869419, None])
+def test_attn_factor_may_say_what_is_computed_anyway(attn_factor):
+    found = scaling(rope_type="yarn", factor=4, attn_factor=attn_factor, extrapolation_factor=1)
+    assert found == scaling(rope_type="yarn", factor=4)
+
+
+def test_another_attn_factor_is_refused():
+    message = (
+        "attn_factor of config.json must be 1, 1.13863 or its inverse, as transformers does not "
+        "read it, got 0.9; say attention_factor instead"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        scaling(rope_type="yarn", factor=4, attn_factor=0.9)
+
+
+def test_what_is_null_or_a_note_is_passed_over():
+    found = scaling(rope_type="linear", factor=2, finetuned=True, low_freq_factor=None)
+    assert found == LinearScaling(factor=2.0)
+
+
 def test_yarn_ramp_is_read():
     found = scaling(rope_type="yarn", factor=4, beta_fast=16, beta_slow=2, truncate=False)
     assert isinstance(found, YarnScaling)
