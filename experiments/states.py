@@ -216,8 +216,8 @@ def _text(
         languages=tuple(corpus.languages[language] for language in own),
         sentences=tuple(corpus.sentences[language] for language in own),
     )
-    limits = {"limit": folder.config.max_positions, "vocab": folder.config.vocab}
-    ids = token_ids(part, folder.tokenizer, prefix=source.prefix, **limits)
+    limits = folder.config.limits
+    ids = token_ids(part, folder.tokenizer, prefix=source.prefix, limits=limits)
     return dict(zip(own, ids, strict=True))
 
 

@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 from experiments.finetune.config import NO_BEARING, Config, check
 from experiments.hardware import make_mesh
 from experiments.states import open_model
+from ilo_jax.corpora.continuations import tokenized
 from ilo_jax.corpora.examples import read_examples
-from ilo_jax.corpora.tokens import refuse_unfit, tokenized
+from ilo_jax.corpora.limits import refuse_unfit
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub.folder import Folder
@@ -68,7 +69,7 @@ def prepare(config: Config) -> Setting:
     refuse_dropout(model, waived=not config.dropout)
     examples = read_examples(config.text, split=config.text_split)
     tokens = tokenized(examples.examples, folder.tokenizer, row_length=config.row_length)
-    refuse_unfit(tokens, limit=model.max_positions, vocab=model.vocab)
+    refuse_unfit(tokens, model.limits, advice="lower row_length to that")
     text = packed(tokens, row_length=config.row_length)
     at_once = config.rows_at_once or config.rows
     order = Order(len(text.planned), config.rows // at_once, at_once, config.seed)

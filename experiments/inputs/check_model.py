@@ -28,8 +28,8 @@ from jaxtyping import Float
 from experiments import launch
 from ilo_jax.activations.store import DTYPES
 from ilo_jax.corpora import parallel
+from ilo_jax.corpora.limits import refuse_unfit
 from ilo_jax.corpora.packing import Rows, as_sentences, fill, plan
-from ilo_jax.corpora.tokens import refuse_unfit
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.describe import describe
@@ -116,7 +116,7 @@ def sentences(folder: Folder) -> list[list[int]]:
     corpus = parallel.sample()
     texts = [corpus.sentences[corpus.languages.index(code)][0] for code in LANGUAGES]
     ids = folder.tokenizer(texts)["input_ids"]
-    refuse_unfit(as_sentences(ids), limit=limit, vocab=vocab, name=LANGUAGES.__getitem__)
+    refuse_unfit(as_sentences(ids), folder.config.limits, name=LANGUAGES.__getitem__)
     return ids
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ilo_jax.corpora.choices import DELIMITER, Question, by_language
+from ilo_jax.corpora.continuations import continuations
+from ilo_jax.corpora.limits import refuse_unfit
 from ilo_jax.corpora.packing import Sentences
-from ilo_jax.corpora.tokens import continuations, refuse_unfit
 from ilo_jax.metrics import ChoiceScores, choices
 from ilo_jax.models.config import ModelConfig
 
@@ -48,9 +49,8 @@ def question_tokens(
     ]
     contexts = [question.context for question in questions for _ in question.options]
     options = [DELIMITER + option for question in questions for option in question.options]
-    tokens = continuations(contexts, options, tokenizer)
-    limits = {"limit": config.max_positions, "vocab": config.vocab}
-    refuse_unfit(tokens, **limits, name=names.__getitem__)
+    tokens = continuations(contexts, options, tokenizer, name=names.__getitem__)
+    refuse_unfit(tokens, config.limits, name=names.__getitem__)
     return tokens
 
 

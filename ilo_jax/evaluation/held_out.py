@@ -11,9 +11,11 @@ from jaxtyping import Float, Int
 
 from ilo_jax.activations.pooled import Pooled, compiled_pooled
 from ilo_jax.activations.usable import naming, refuse_unusable
+from ilo_jax.corpora.continuations import rolling
+from ilo_jax.corpora.limits import refuse_unfit
 from ilo_jax.corpora.packing import Sentences, joined
 from ilo_jax.corpora.parallel import Parallel
-from ilo_jax.corpora.tokens import refuse_unfit, rolling, sentence_names, token_ids
+from ilo_jax.corpora.tokens import ADVICE, sentence_names, token_ids
 from ilo_jax.evaluation.interlingua import scored
 from ilo_jax.evaluation.likelihood import (
     Likelihood,
@@ -97,8 +99,7 @@ def compiled_slice(
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
     check_settings(settings, num_points=lang * sent, num_languages=lang)
     tokens = corpus_tokens(corpus, tokenizer, config)
-    limits = {"limit": config.max_positions, "vocab": config.vocab}
-    whole = token_ids(corpus, tokenizer, prefix="", **limits)
+    whole = token_ids(corpus, tokenizer, prefix="", limits=config.limits)
     size = {"batch_tokens": batch_tokens, "dtype": dtype}
     return Slice(
         corpus,
@@ -170,10 +171,9 @@ def corpus_tokens(
     Raises:
         ValueError: Naming the sentences that are too long for the model, or have no tokens.
     """
-    names = sentence_names(corpus)
-    tokens = rolling([text for each in corpus.sentences for text in each], tokenizer)
-    limits = {"limit": config.max_positions, "vocab": config.vocab}
-    refuse_unfit(tokens, **limits, name=names.__getitem__)
+    name = sentence_names(corpus).__getitem__
+    tokens = rolling([text for each in corpus.sentences for text in each], tokenizer, name=name)
+    refuse_unfit(tokens, config.limits, name=name, advice=ADVICE)
     return tokens
 
 

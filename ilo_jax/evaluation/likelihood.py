@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ilo_jax import sharding
 from ilo_jax.activations.forward import naming_what_to_change
+from ilo_jax.corpora.limits import refuse_unfit
 from ilo_jax.corpora.packing import Rows, Sentences, even_batches
-from ilo_jax.corpora.tokens import refuse_unfit
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.losses import next_token_losses
@@ -58,7 +58,7 @@ def compiled_likelihood(
         return _of_segments(assemble(weights), rows)
 
     def likelihood(model: Transformer, sentences: Sentences) -> Float64[np.ndarray, " sent"]:
-        refuse_unfit(sentences, limit=config.max_positions, vocab=config.vocab)
+        refuse_unfit(sentences, config.limits)
         weights = parameters.weights(model)
         batches = even_batches(sentences, batch_tokens=batch_tokens, places=mesh.shape["data"])
         found = np.zeros(len(sentences.lengths), np.float64)

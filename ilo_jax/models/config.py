@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ilo_jax.corpora.limits import Limits
 from ilo_jax.models.initial import Init
 from ilo_jax.models.rotary import Rope
 
@@ -112,6 +113,9 @@ class EmbeddingConfig:
     """Rows of the learned position table, `offset` included."""
     offset: int = 0
     """Row of the first position."""
+    padding: int | None = None
+    """Id of the token from which `transformers` counts positions and to which it gives none
+    (RoBERTa): no sentence may have it. None: positions are the same whatever the tokens."""
     token_types: int = 0
     """Rows of the token type table; the first is added."""
     norm: Norm | None = None
@@ -199,3 +203,8 @@ class ModelConfig:
     def vocab(self) -> int:
         """How many token ids there are."""
         return self.embedding.vocab
+
+    @property
+    def limits(self) -> Limits:
+        """What token ids the model takes."""
+        return Limits(self.max_positions, self.vocab, self.embedding.padding)

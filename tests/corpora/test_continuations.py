@@ -5,7 +5,7 @@ import re
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from ilo_jax.corpora.tokens import continuations, rolling
+from ilo_jax.corpora.continuations import continuations, rolling
 from tests.evaluation.material import BOS, EOS, VOCAB, split, tokenizer_of
 
 
@@ -58,7 +58,8 @@ def test_a_context_keeps_its_own_tokens(tokenizer):
 
 
 def test_what_has_no_token_of_its_own_is_refused(tokenizer):
-    message = "a text must have a token beside those given; got:\n  2: 'cab'\n  3: '\u200b'"
+    message = "a text must have a token beside those given and the special ones; got:\n"
+    message += "  2: 'cab'\n  3: '\u200b'"
     message = message.encode("unicode_escape").decode().replace("\\n", "\n")
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         continuations(["c", "ca", ""], ["d", "b", "\u200b"], tokenizer)
@@ -70,3 +71,40 @@ def test_a_tokenizer_with_nothing_to_begin_with_is_refused():
     message = "the tokenizer must have a BOS or an EOS token to begin a text with, got none"
     with pytest.raises(ValueError, match=f"^{message}$"):
         rolling(["ab"], tokenizer_of())
+
+
+@pytest.mark.parametrize("template", ["$A", "<s> $A", "<s> $A </s>"])
+@pytest.mark.parametrize("start", ["<s>", "<s><s>"])
+def test_a_text_that_begins_with_bos_has_it_once(template, start, caplog):
+    tokenizer = tokenizer_of(template=template, bos_token="<s>", eos_token="</s>")
+    expected = split(rolling(["ab", "c"], tokenizer))
+    assert not caplog.records
+    assert split(rolling([f"{start}ab", "c"], tokenizer)) == expected
+    (record,) = caplog.records
+    said = "1 of the texts begin or end with special tokens that are put there: each stands once"
+    assert record.getMessage() == said
+
+
+@pytest.mark.parametrize("template", ["<s> $A", "<s> $A </s>"])
+def test_a_context_that_begins_with_bos_has_it_once(template):
+    tokenizer = tokenizer_of(template=template, bos_token="<s>", eos_token="</s>")
+    for context in ("c", "ca", ""):
+        expected = split(continuations([context], ["bd"], tokenizer))
+        assert split(continuations([f"<s>{context}"], ["bd"], tokenizer)) == expected
+
+
+def test_a_context_keeps_the_bos_that_nothing_else_puts_there(tokenizer):
+    expected = [([BOS, VOCAB["c"], 258], [True, True, False])]
+    assert split(continuations(["<s>c"], ["ab"], tokenizer)) == expected
+
+
+def test_special_tokens_in_the_middle_of_a_text_stay(tokenizer):
+    expected = [([BOS, 258, EOS, BOS, VOCAB["c"]], [True] + [False] * 4)]
+    assert split(rolling(["<s>ab</s><s>c"], tokenizer)) == expected
+
+
+def test_texts_of_special_tokens_only_are_named(tokenizer):
+    message = "a text must have a token beside those given and the special ones; got:\n"
+    message += "  line 2: '<s>'\n  line 3: '</s>'"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        rolling(["ab", "<s>", "</s>"], tokenizer, name=lambda index: f"line {index + 1}")

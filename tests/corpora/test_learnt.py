@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from ilo_jax.corpora.continuations import tokenized
 from ilo_jax.corpora.examples import Example
 from ilo_jax.corpora.packing import Sentences
-from ilo_jax.corpora.tokens import tokenized
 from ilo_jax.refusals import SHOWN
 
 BOS, EOS, FIRST = 0, 1, 2
@@ -123,8 +123,8 @@ def test_long_examples_with_a_prompt_are_named():
     fits, long = ("w0", f" {text_of(4)}"), ("w0", f" {text_of(5)}")
     assert len(of(fits, row_length=6, **BOTH)) == 1
     message = (
-        "an example with a prompt must fit a row of 6 tokens, got 7 tokens in example 2, 8 tokens "
-        "in example 4"
+        "an example with a prompt must fit a row of 6 tokens; shorten it or raise row_length; got "
+        "7 tokens in example 2, 8 tokens in example 4"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         of(fits, long, ("", text_of(30)), ("w0 w1", f" {text_of(5)}"), row_length=6, **BOTH)
@@ -139,5 +139,47 @@ def test_no_more_than_some_long_examples_are_named():
 
 
 def test_texts_without_tokens_are_named():
-    with pytest.raises(ValueError, match=r"a text must have a token .* got:\n  2: ' '$"):
+    with pytest.raises(ValueError, match=r"a text must have a token .* got:\n  example 2: ' '$"):
         of(("", "w0"), ("", " "), **BOTH)
+
+
+@pytest.mark.parametrize("template", ["$A", "<s> $A", "<s> $A </s>"])
+@pytest.mark.parametrize("ends", [("<s> ", ""), ("", " </s>"), ("<s> <s> ", " </s> </s>")])
+def test_the_ends_of_a_text_are_learnt_once(template, ends, caplog):
+    """Also where a text has them already, as a template writes it."""
+    how, (start, end) = {"template": template, **BOTH}, ends
+    expected = of(("", text_of(3)), **how)
+    assert not caplog.records
+    assert of(("", f"{start}{text_of(3)}{end}"), **how) == expected
+    (record,) = caplog.records
+    said = "1 of the examples begin or end with special tokens that are put there: each stands once"
+    assert record.getMessage() == said
+
+
+@pytest.mark.parametrize("start", ["<s> ", "<s> <s> "])
+def test_the_ends_of_a_prompt_and_its_completion_are_there_once(start):
+    how = {"template": "<s> $A </s>", **BOTH}
+    expected = of((text_of(2, 5), f" {text_of(3)}"), **how)
+    assert of((start + text_of(2, 5), f" {text_of(3)} </s>"), **how) == expected
+
+
+def test_examples_by_a_chat_template_are_learnt_as_transformers_tokenizes_the_chat():
+    tokenizer = tokenizer_of(template="<s> $A </s>", **BOTH)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %} {{ message.content }}{% endfor %}"
+        "{% if not add_generation_prompt %} {{ eos_token }}{% endif %}"
+    )
+    asked = [{"role": "user", "content": "w0 w1"}]
+    chat = [*asked, {"role": "assistant", "content": "w2 w3"}]
+    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert isinstance(prompt, str)
+    assert isinstance(whole, str)
+    expected = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+    pair = Example(prompt, whole.removeprefix(prompt))
+    assert apart(tokenized([pair], tokenizer, row_length=20)) == [(expected, 3)]
+
+
+def test_a_completion_of_special_tokens_only_is_named():
+    with pytest.raises(ValueError, match=r"the special ones; got:\n  example 2: 'w0 </s>'$"):
+        of(("w0", " w1"), ("w0", " </s>"), **BOTH)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from ilo_jax.corpora.continuations import continuations, rolling
+from ilo_jax.corpora.limits import Limits, refuse_unfit
 from ilo_jax.corpora.packing import as_sentences
-from ilo_jax.corpora.tokens import continuations, refuse_unfit, rolling
 from ilo_jax.evaluation import likelihood as module
 from ilo_jax.evaluation.likelihood import bits_per_byte, compiled_likelihood, predicted_tokens
 from ilo_jax.models import parameters
@@ -198,12 +199,13 @@ def test_models_without_likelihoods_are_refused(ours, causal, head, got):
 
 def test_sentences_that_do_not_fit_are_named(ours, likelihood):
     sentences = as_sentences([[1] * 96, [1] * 97, [], [1] * 300])
-    message = "a sentence must have 1 to 96 tokens, the positions of the model; got:\n"
+    message = "a sentence must have 1 to 96 tokens, the positions of the model; "
+    message += "shorten them or leave them out; got:\n"
     numbered = message + "  sentence 2: 97 tokens\n  sentence 3: 0 tokens\n  sentence 4: 300 tokens"
     with pytest.raises(ValueError, match=f"^{re.escape(numbered)}$"):
         likelihood(ours, sentences)
     with pytest.raises(ValueError, match=r"got:\n  deu 9: 97 tokens$"):
-        refuse_unfit(as_sentences([[1] * 97]), limit=96, vocab=259, name=lambda i: f"deu {i + 9}")
+        refuse_unfit(as_sentences([[1] * 97]), Limits(96, 259), name=lambda i: f"deu {i + 9}")
 
 
 def test_a_tokenizer_of_another_model_is_refused(ours, likelihood):

@@ -115,8 +115,7 @@ def prepare(
     """
     corpus, folder = read_corpus(source), open_model(source)
     name, config = folder.name, folder.config
-    limits = {"limit": config.max_positions, "vocab": config.vocab}
-    sentences = token_ids(corpus, folder.tokenizer, prefix="", **limits)
+    sentences = token_ids(corpus, folder.tokenizer, prefix="", limits=config.limits)
     if random:
         name, rng = f"random {random}", np.random.default_rng(0)
         models = random_model(RANDOM[random], dtype)

@@ -15,7 +15,8 @@ from ilo_jax.models.hub.checkpoint import index_file, passed_over, weight_files
 from ilo_jax.models.hub.families import Family, family_of, read_config
 from ilo_jax.models.hub.families.reading import UnknownKeysError
 from ilo_jax.models.hub.families.unread import ignoring, without_effect
-from ilo_jax.models.hub.repository import TOKENIZER, matching, resolve
+from ilo_jax.models.hub.repository import matching, resolve
+from ilo_jax.models.hub.tokenizer import load_tokenizer, tokenizer_files
 from ilo_jax.models.hub.wrapped import refuse_adapter
 from ilo_jax.processes import by_first, together
 from ilo_jax.refusals import listed
@@ -45,34 +46,26 @@ class Folder:
         """The folder's tokenizer, by `transformers`; no code of the folder is run.
 
         Raises:
+            FileNotFoundError: If the folder has none, or not all of it.
             ImportError: If a package that it needs is not installed.
-            FileNotFoundError: If the folder has none.
             OSError: If a file of it cannot be read.
-            ValueError: If it has one that is damaged, or needs code of its own.
+            ValueError: If it has one that is damaged, needs code of its own, or pads with
+                another token than the one from which the model counts positions.
         """
-        from transformers import AutoTokenizer
-
-        if not self.has_tokenizer:
-            raise FileNotFoundError(f"no tokenizer in {self.path}")
-        try:
-            return AutoTokenizer.from_pretrained(
-                self.path, local_files_only=True, trust_remote_code=False
-            )
-        except (ImportError, OSError):
-            raise
-        # The one place where every error is caught: of a damaged file, tokenizers raises a bare
-        # `Exception`, and transformers whatever its own reading runs into (KeyError, TypeError).
-        except Exception as error:
-            said = " ".join(str(error).split())
+        tokenizer = load_tokenizer(self.path)
+        padding = self.config.embedding.padding
+        if padding is not None and tokenizer.pad_token_id not in (None, padding):
             raise ValueError(
-                f"cannot read the tokenizer in {self.path}: {type(error).__name__}: {said}; "
-                "take its files whole from where the model came from"
-            ) from error
+                f"{self.path}: pad_token_id of config.json must be {tokenizer.pad_token_id}, that "
+                f"of the tokenizer's {tokenizer.pad_token!r}, got {padding}: the model counts "
+                "positions from it; give both the one that it was trained with"
+            )
+        return tokenizer
 
     @property
     def has_tokenizer(self) -> bool:
         """Whether there are files of one."""
-        return bool(matching(self.path, TOKENIZER))
+        return bool(tokenizer_files(self.path))
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -155,8 +148,8 @@ def _parsed(file: Path) -> dict[str, Any]:
 def _hashed(path: Path) -> dict[str, str]:
     digests = {}
     index = [file] if (file := index_file(path)) else []
-    deciding = matching(path, ["config.json", *TOKENIZER])
-    for file in sorted([*deciding, *index, *weight_files(path)]):
+    config = matching(path, ["config.json"])
+    for file in sorted([*config, *tokenizer_files(path), *index, *weight_files(path)]):
         with file.open("rb") as stream:
             digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests

@@ -8,11 +8,15 @@ import huggingface_hub
 
 from ilo_jax.models.sample import e5_small
 
-TOKENIZER = ["tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json"]
-TOKENIZER += ["vocab.json", "vocab.txt", "merges.txt"]
-"""Patterns of the files of tokenizers."""
-FETCHED = ["config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER]
-FETCHED += ["adapter_config.json"]
+TOKENIZER = """tokenizer* *.model *.spm *.tokenizer tekken*.json *vocab*.json vocab.txt dict.txt
+    merges.txt bpe.codes byte_maps.json emoji.json normalizer.json word_*.json
+    special_tokens_map.json added_tokens.json""".split()
+"""Patterns of the files of tokenizers, of every class that `transformers` has."""
+CARRIED = """generation_config.json chat_template* additional_chat_templates/*.jinja LICENSE*
+    NOTICE*""".split()
+"""Patterns of what a saved model takes over beside its tokenizer, as it is."""
+FETCHED = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
+FETCHED += ["adapter_config.json", *TOKENIZER, *CARRIED]
 """All that is ever fetched of a repository; an adapter's settings tell that it is none."""
 
 

@@ -17,13 +17,11 @@ from ilo_jax.models.hub.checkpoint import write_tensors
 from ilo_jax.models.hub.families import family_of
 from ilo_jax.models.hub.families.writing import config_of
 from ilo_jax.models.hub.placement import Source, by_tensor, join, sources, without_prefix
-from ilo_jax.models.hub.repository import TOKENIZER, matching
+from ilo_jax.models.hub.repository import CARRIED, matching
+from ilo_jax.models.hub.tokenizer import tokenizer_files
 from ilo_jax.models.parameters import Weights
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.processes import together
-
-CARRIED = [*TOKENIZER, "generation_config.json", "chat_template*", "LICENSE*", "NOTICE*"]
-"""What a saved model takes over from the folder it came from, as it is."""
 
 
 def save(
@@ -107,9 +105,18 @@ def _finish(config: dict[str, Any], beside: Path | None, partial: Path, folder: 
         return
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (partial / "config.json").write_text(text)
-    for file in matching(beside, CARRIED) if beside else []:
-        shutil.copyfile(file, partial / file.name)
+    if beside is not None:
+        _carry(beside, partial)
     partial.rename(folder)
+
+
+def _carry(beside: Path, partial: Path) -> None:
+    """Copy what is not made anew of what belongs to a model."""
+    for file in {*tokenizer_files(beside), *matching(beside, CARRIED)}:
+        copy = partial / file.relative_to(beside)
+        if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def _saved(

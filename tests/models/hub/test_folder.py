@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from ilo_jax.models.hub import repository
 from ilo_jax.models.hub.checkpoint import INDEX
@@ -164,9 +166,44 @@ def test_damaged_tokenizer_is_refused(tokenized, change, cause):
         _ = open_folder(tokenized).tokenizer
 
 
+def test_fingerprint_covers_what_the_class_of_the_tokenizer_reads(copied):
+    folder = copied("llama-gqa")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PhobertTokenizer"}')
+    before = open_folder(folder).fingerprint
+    for name in ("vocab.txt", "bpe.codes", "tekken.json", "spiece.model", "source.spm"):
+        (folder / name).write_text(name)
+        after = open_folder(folder).fingerprint
+        assert after.keys() - before.keys() == {name}
+        before = after
+    (folder / "bpe.codes").write_text("others")
+    after = open_folder(folder).fingerprint
+    assert [name for name in after if after[name] != before[name]] == ["bpe.codes"]
+
+
+@pytest.mark.parametrize("pad", [1, 0, None])
+@pytest.mark.parametrize("variant", ["roberta-model", "bert-model"])
+def test_tokenizer_must_pad_with_the_token_that_positions_are_counted_from(copied, variant, pad):
+    folder = copied(variant)
+    words = Tokenizer(models.WordLevel({"<s>": 0, "<pad>": 1, "one": 2}, unk_token="<s>"))
+    token = None if pad is None else ["<s>", "<pad>"][pad]
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token=token).save_pretrained(folder)
+    opened = open_folder(folder)
+    assert opened.config.limits.padding == (1 if variant == "roberta-model" else None)
+    if variant == "bert-model" or pad != 0:
+        assert opened.tokenizer.pad_token_id == pad
+        return
+    message = (
+        f"{folder}: pad_token_id of config.json must be 0, that of the tokenizer's '<s>', got 1: "
+        "the model counts positions from it; give both the one that it was trained with"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        _ = opened.tokenizer
+
+
 def test_absent_tokenizer_is_an_absent_file(tiny):
     folder = open_folder(tiny("llama-gqa").folder)
-    with pytest.raises(FileNotFoundError, match=f"^no tokenizer in {re.escape(str(folder.path))}$"):
+    message = f"no tokenizer in {folder.path}: take its files whole from where the model came from"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         _ = folder.tokenizer
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.hub import checkpoint, loading, saving
+from ilo_jax.models.hub import checkpoint, loading, repository, saving
 from ilo_jax.models.hub.families import FAMILIES, read_config
 from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.transformer import Transformer
@@ -91,6 +92,24 @@ def test_tokenizer_is_carried_along(tokenized, ours, tmp_path):
     ).read_text()
     mode = tokenized.joinpath("config.json").stat().st_mode
     assert {file.stat().st_mode for file in (tmp_path / "saved").iterdir()} == {mode}
+
+
+def test_all_that_a_tokenizer_reads_is_carried_along(copied, ours, tmp_path):
+    folder = copied("llama-gqa")
+    beside = ["bpe.codes", "vocab.txt", "tekken.json", "additional_chat_templates/tool.jinja"]
+    (folder / "additional_chat_templates").mkdir()
+    for name in beside:
+        (folder / name).write_text(name)
+    # What a folder names, too, but never in the place of what was made anew.
+    named = {"own_files": ["mine.lex", "config.json", "model.safetensors"]}
+    (folder / "mine.lex").write_text("mine.lex")
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    saving.save(ours("llama-gqa"), tmp_path / "saved", **like(folder))
+    assert [(tmp_path / "saved" / name).read_text() for name in beside] == beside
+    assert (tmp_path / "saved/mine.lex").is_file()
+    assert_same_weights(loading.load(open_folder(tmp_path / "saved"), mesh=ONE), ours("llama-gqa"))
+    fetched = [*beside, "LICENSE.txt", "generation_config.json", "chat_template.jinja"]
+    assert all(any(fnmatch(name, p) for p in repository.FETCHED) for name in fetched)
 
 
 def test_nothing_is_overwritten(tiny, ours, tmp_path):

@@ -181,6 +181,7 @@ def _embedding(facts: Facts) -> EmbeddingConfig:
         positions=facts.positions if facts.positions in {"learned", "sinusoidal"} else "none",
         rows=(facts.max_positions or 0) + facts.offset if learned else 0,
         offset=offset,
+        padding=facts.padding_row,
         token_types=facts.token_types,
         norm=facts.norm if facts.embed_norm else None,
     )

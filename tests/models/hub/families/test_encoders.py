@@ -3,8 +3,13 @@ import itertools
 import re
 from operator import attrgetter
 
+import numpy as np
 import pytest
+import torch
+from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
+from ilo_jax.corpora.limits import Limits, refuse_unfit
+from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.models.config import (
     AttentionConfig,
     BlockConfig,
@@ -46,7 +51,7 @@ EXPECTED_BERT = ModelConfig(
 # Its first position is in the row after that of padding.
 EXPECTED_ROBERTA = dataclasses.replace(
     EXPECTED_BERT,
-    embedding=dataclasses.replace(EXPECTED_BERT.embedding, offset=2),
+    embedding=dataclasses.replace(EXPECTED_BERT.embedding, offset=2, padding=1),
     max_positions=126,
 )
 EXPECTED = {
@@ -105,12 +110,27 @@ def test_heads_of_other_tasks_are_not_ours(model_type, architecture):
         ("bert", {"pad_token_id": 5}, "embedding.offset", 0),
         ("roberta", {"pad_token_id": 0}, "embedding.offset", 1),
         ("roberta", {"pad_token_id": 0}, "max_positions", 127),
+        ("roberta", {"pad_token_id": 0}, "limits", Limits(127, 64, padding=0)),
+        ("bert", {"pad_token_id": 5}, "limits", Limits(128, 64)),
         ("roberta", {"pad_token_id": None}, "max_positions", 126),
         ("distilbert", {"sinusoidal_pos_embds": True}, "embedding.positions", "learned"),
     ],
 )
 def test_choice_of_a_family(model_type, change, part, expected):
     assert attrgetter(part)(read_config(RAW[model_type] | change)) == expected
+
+
+@pytest.mark.parametrize("sentence", [[3, 4, 5], [3, 1, 5], [3, 4, 1], [1], [0, 0]])
+def test_what_torch_counts_otherwise_is_refused(sentence):
+    """The position of every token, where the padding token is not among them."""
+    config = read_config(RAW["roberta"])
+    theirs = RobertaEmbeddings.create_position_ids_from_input_ids(torch.tensor([sentence]), 1)
+    ours = np.arange(len(sentence)) + config.embedding.offset
+    if (theirs.numpy()[0] == ours).all():
+        refuse_unfit(as_sentences([sentence]), config.limits)
+        return
+    with pytest.raises(ValueError, match=r"not have the padding token, id 1, .*\n  sentence 1$"):
+        refuse_unfit(as_sentences([sentence]), config.limits)
 
 
 @pytest.mark.parametrize("model_type", BERTS)

@@ -50,6 +50,7 @@ def test_defaults_are_the_absence_of_mechanisms():
         "positions": "none",
         "rows": 0,
         "offset": 0,
+        "padding": None,
         "token_types": 0,
         "norm": None,
     }
