@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import command_line
-from ilo_jax import processes
+from ilo_jax import joining
 from ilo_jax.files import user_cache
 
 FLAGS = flags.FLAGS
@@ -68,7 +68,7 @@ def launch(
     flags.DEFINE_integer("processes", None, "How many there are, if JAX cannot know.")
     flags.DEFINE_integer("process", None, "Which of them this is, if JAX cannot know.")
     patience = "Seconds until a process that has not come, or is silent, counts as gone."
-    flags.DEFINE_integer("patience", processes.PATIENCE, patience, lower_bound=1)
+    flags.DEFINE_integer("patience", joining.PATIENCE, patience, lower_bound=1)
     _run(lambda: _main(job, name, config, profile), sys.modules[job.__module__].__doc__)
 
 
@@ -176,16 +176,17 @@ def _main(job: Callable[[Any, Run], Any], name: str, config: str, profile: bool)
 
 def _join(main: Callable[[], Any]) -> None:
     """Run as one of several processes; end without waiting for the others, who may be gone."""
+    again = ""
     try:
-        processes.join(
+        joining.join(
             FLAGS.coordinator,
             processes=FLAGS.processes,
             process=FLAGS.process,
             patience=FLAGS.patience,
         )
+        again = "\nstart all processes again: what is stored stays"
         main()
     except (*CAUSED, RuntimeError) as error:
         logging.debug("where it happened", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        print("start all processes again: what is stored stays", file=sys.stderr, flush=True)
+        print(f"error: {error}{again}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -22,7 +22,7 @@ MEASURED: dict[str, Any] = {"marker": "o", "markersize": 3}
 """What was measured."""
 CHANCE: dict[str, Any] = {"linestyle": "--", "linewidth": 1}
 """What chance, or nothing but products, would give."""
-AS_IT_IS: dict[str, Any] = {"text.parse_math": False, "text.usetex": False}
+AS_IT_IS: Any = {"text.parse_math": False, "text.usetex": False}
 """Names are text: $ begins no formula in them."""
 
 

@@ -1,4 +1,4 @@
-"""Several processes that run one program: how they join, agree, and share the work."""
+"""Several processes that run one program: how they agree, and share the work."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,37 +12,6 @@ from jax.sharding import Mesh
 from ilo_jax.files import locked
 
 T = TypeVar("T")
-
-PATIENCE = 100
-"""Seconds after which a silent process counts as gone."""
-
-
-def join(
-    coordinator: str | None = None,
-    *,
-    processes: int | None = None,
-    process: int | None = None,
-    patience: int = PATIENCE,
-) -> None:
-    """Make this process one of several that compute together; before any other use of JAX.
-
-    On Cloud TPU, Slurm and Open MPI, JAX finds all of it by itself.
-
-    Args:
-        coordinator: "address:port" of the first process.
-        processes: How many there are.
-        process: Which of them this is, from 0.
-        patience: Seconds after which a silent process counts as gone; the others then end, too.
-
-    Raises:
-        ValueError: If only some of the first three are given.
-        RuntimeError: If the others cannot be found.
-    """
-    given = {"coordinator": coordinator, "processes": processes, "process": process}
-    absent = [name for name, value in given.items() if value is None]
-    if absent and len(absent) < len(given):
-        raise ValueError(f"give all of {', '.join(given)}, or none; got no {', '.join(absent)}")
-    jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=patience)
 
 
 def quiet() -> bool | None:

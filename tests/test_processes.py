@@ -13,7 +13,6 @@ from ilo_jax.processes import (
     Share,
     agree,
     gathered,
-    join,
     largest,
     own_part,
     quiet,
@@ -43,38 +42,6 @@ def test_one_process_steps_alone():
 
     with pytest.raises(OSError, match=r"^no disk$"):
         together(fail, what="writing")
-
-
-# Joining others
-
-
-@pytest.mark.parametrize(
-    ("given", "absent"),
-    [
-        (("host:1", None, None), "processes, process"),
-        ((None, 2, None), "coordinator, process"),
-        (("host:1", None, 0), "processes"),
-        ((None, 2, 0), "coordinator"),
-    ],
-)
-def test_joining_takes_all_that_describes_the_others_or_nothing(monkeypatch, given, absent):
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("joined"))
-    message = f"give all of coordinator, processes, process, or none; got no {absent}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        join(given[0], processes=given[1], process=given[2])
-
-
-@pytest.mark.parametrize("given", [(None, None, None), ("host:1", 2, 0), ("host:1", 2, 1)])
-def test_joining_tells_jax_what_is_given(monkeypatch, given):
-    told: list[Any] = []
-
-    def initialize(*args: Any, heartbeat_timeout_seconds: int) -> None:
-        told.append((*args, heartbeat_timeout_seconds))
-
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    join(given[0], processes=given[1], process=given[2], patience=7)
-    join(given[0], processes=given[1], process=given[2])
-    assert told == [(*given, 7), (*given, 100)]
 
 
 # Several processes, as one of them sees it

@@ -147,13 +147,13 @@ def test_bits_per_byte():
 PROCESS = """
 import json, sys
 import jax, jax.numpy as jnp
-from ilo_jax import processes, sharding
+from ilo_jax import joining, sharding
 from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.evaluation.likelihood import compiled_likelihood
 number, port, folder, file, model = sys.argv[1:]
-processes.join(f"localhost:{port}", processes=2, process=int(number))
+joining.join(f"localhost:{port}", processes=2, process=int(number))
 mesh = sharding.make_mesh(model=int(model))
 assert mesh.size == 2
 sentences = as_sentences(json.load(open(file)))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.pairs import ended, start
+from tests.pairs import ended, free_port, start
 
 JOB = """
 import sys
@@ -97,6 +97,15 @@ def test_half_given_flags_of_processes_are_refused():
     code, out, error = run("--distributed", "--process=0")
     assert (code, out) == (1, "")
     assert "or none; got no coordinator, processes" in error
+
+
+def test_a_coordinator_that_is_not_there_is_one_line():
+    address = f"127.0.0.1:{free_port()}"
+    place = [f"--coordinator={address}", "--processes=2", "--process=1", "--patience=1"]
+    code, out, error = run("--distributed", *place)
+    assert (code, out) == (1, "")
+    assert error.startswith(f"error: waited 1 s in vain for process 0 at {address} ([Errno 111]")
+    assert error.count("\n") == 1
 
 
 def test_a_job_that_leaves_no_trace_has_no_flag_for_it():
