@@ -131,6 +131,25 @@ def refused(error: flags.IllegalFlagValueError, defined: flags.FlagValues) -> st
     return f"{match[0]}must be {allowed}" if allowed else str(error)
 
 
+def whole_numbers(flag: str, words: Iterable[str], *, least: int) -> list[int]:
+    """The numbers that a flag lists.
+
+    Args:
+        flag: Its name.
+        words: What it lists.
+        least: What each must at least be.
+
+    Raises:
+        ValueError: If it lists nothing, or anything else; naming all of that.
+    """
+    words = list(words)
+    wrong = [word for word in words if not re.fullmatch("[0-9]+", word) or int(word) < least]
+    if wrong or not words:
+        got = ", ".join(map(repr, wrong)) or "none"
+        raise ValueError(f"--{flag} must list whole numbers of at least {least}, got {got}")
+    return [int(word) for word in words]
+
+
 def field_texts(kind: type) -> dict[str, str]:
     """What the source says below each field of a dataclass, its bases' included."""
     said: dict[str, str] = {}

@@ -105,7 +105,7 @@ def memory(name: str, batch: str) -> float:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ChildProcessError(
-            f"extracting by {name} in a process of its own failed: {done.stderr[-500:]}"
+            f"extracting by {name} in a process of its own failed: {timing.last_line(done.stderr)}"
         )
     return round(int(done.stdout.splitlines()[-1]) / 2**20, 1)
 
@@ -172,6 +172,8 @@ def problems() -> list[str]:
     for name, given in {"searchers": FLAGS.searchers, "only": [FLAGS.only or "ours"]}.items():
         if unknown := sorted({*given} - {*SEARCHERS}):
             found.append(f"--{name} must be of {', '.join(SEARCHERS)}; got {unknown}")
+    if not FLAGS.searchers:
+        found.append("--searchers must name one at least, got none")
     if FLAGS.random and FLAGS["model"].present:
         found.append("either --model or --random must be given, got both")
     if FLAGS.memory and jax.default_backend() != "cpu":
@@ -223,7 +225,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("languages", "paper", "Codes, or paper: its 31; empty: all.")
     flags.DEFINE_integer("sentences", 20, "Of each language; 0: all.", lower_bound=0)
     flags.DEFINE_enum("dtype", None, list(TOLERANCE), "Default float32; with --random bfloat16.")
-    flags.DEFINE_integer("batch_tokens", Source.batch_tokens, "Of ours.", lower_bound=1)
+    flags.DEFINE_integer("batch_tokens", Source.batch_tokens, "Of ours.", 1, 2**31 - 1)
     flags.DEFINE_integer("torch_batch", 0, "Sentences; 0: the best size.", lower_bound=0)
     flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.", lower_bound=1)
     flags.DEFINE_list("searchers", list(SEARCHERS), "Who takes part.")

@@ -22,6 +22,7 @@ from absl import flags
 
 from experiments import launch, tables
 from experiments.bench import timing
+from experiments.command_line import whole_numbers
 from ilo_jax.activations.store import DTYPES
 from ilo_jax.corpora.packing import as_sentences
 from ilo_jax.models import parameters
@@ -125,10 +126,11 @@ def variant(model: Transformer, size: Size, *, blocks: int | None, cached: bool)
 def main() -> None:
     """Time all variants and show them."""
     size = Size(FLAGS.rows, FLAGS.row_length, FLAGS.dtype)
+    frozen = whole_numbers("blocks", FLAGS.blocks, least=0)
     folder = open_folder(FLAGS.model)
     model = loading.load(folder, mesh=make_mesh(data=1))
     variants = {"full": variant(model, size, blocks=None, cached=False)}
-    for blocks in map(int, FLAGS.blocks):
+    for blocks in frozen:
         variants[f"{blocks} frozen"] = variant(model, size, blocks=blocks, cached=False)
         variants[f"{blocks} frozen, kept"] = variant(model, size, blocks=blocks, cached=True)
     steps = {name: each.step for name, each in variants.items()}

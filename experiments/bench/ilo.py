@@ -26,6 +26,7 @@ from absl import flags
 from experiments import launch, pictures, tables
 from experiments.bench import timing
 from experiments.bench.rivals.searchers import FLOORS, SEARCHERS, Found, absent
+from experiments.command_line import whole_numbers
 from ilo_jax.activations.store import reopen_store
 from ilo_jax.metrics import IloSettings
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FLAGS = flags.FLAGS
+
+Input = tuple[str, list[str], np.ndarray]
+"""What to search: its name, the flags that make it, and the states."""
 
 CHECKED = 512
 COLUMNS = (
@@ -60,16 +64,16 @@ def synthetic(lang: int, sent: int, dim: int, *, seed: int = 0) -> np.ndarray:
     return states
 
 
-def inputs() -> Iterator[tuple[str, list[str], np.ndarray]]:
+def inputs() -> Iterator[Input]:
     """Yield what to search: its name, the flags that make it, and the states."""
     if FLAGS.states:
         store = reopen_store(FLAGS.states, [FLAGS.array])
-        for layer in FLAGS.layers:
+        for layer in whole_numbers("layers", FLAGS.layers, least=0):
             given = [f"--states={FLAGS.states}", f"--array={FLAGS.array}", f"--layers={layer}"]
-            yield f"state {layer}", given, store.read(FLAGS.array, int(layer))
+            yield f"state {layer}", given, store.read(FLAGS.array, layer)
         return
-    for sent in map(int, FLAGS.sent):
-        for dim in map(int, FLAGS.dims):
+    for sent in whole_numbers("sent", FLAGS.sent, least=1):
+        for dim in whole_numbers("dims", FLAGS.dims, least=1):
             given = [f"--lang={FLAGS.lang}", f"--sent={sent}", f"--dims={dim}"]
             yield "synthetic", given, synthetic(FLAGS.lang, sent, dim)
 
@@ -111,7 +115,7 @@ def memory(name: str, given: list[str]) -> float:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ChildProcessError(
-            f"searching by {name} in a process of its own failed: {done.stderr[-500:]}"
+            f"searching by {name} in a process of its own failed: {timing.last_line(done.stderr)}"
         )
     return round(int(done.stdout.splitlines()[-1]) / 2**20, 1)
 
@@ -188,20 +192,42 @@ def main() -> None:
     if unknown := sorted({*FLAGS.searchers} - {*SEARCHERS}):
         raise ValueError(f"--searchers must be of {', '.join(SEARCHERS)}; got {unknown}")
     if FLAGS.only:
-        ((_, _, states),) = inputs()
-        seconds, beyond = timing.peak_beyond(SEARCHERS[FLAGS.searchers[0]](states, FLAGS.k))
-        print(f"{seconds.wall:.1f} s, compiled in between; bytes beyond the input:\n{beyond}")
+        search_once(FLAGS.searchers, list(inputs()))
         return
     workdir = Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if FLAGS.plot:
-        rows = [row for file in FLAGS.plot for row in tables.read(Path(file))]
+        rows = plotted(FLAGS.plot)
         pictures.write(workdir / "times.png", partial(picture, rows))
         return
     for name in absent(FLAGS.searchers):
         print(f"without {name}, which is not installed: pip install -e '.[bench]'")
         FLAGS.searchers.remove(name)
+    if not FLAGS.searchers:
+        raise ValueError(f"--searchers must name one that is installed, of {', '.join(SEARCHERS)}")
     run(workdir)
+
+
+def search_once(searchers: Sequence[str], given: Sequence[Input]) -> None:
+    """Search once, and print what that took."""
+    if len(searchers) != 1 or len(given) != 1:
+        raise ValueError(
+            "--only needs one searcher and one size or layer, got "
+            f"{len(searchers)} of --searchers and {len(given)} inputs"
+        )
+    ((_, _, states),) = given
+    seconds, beyond = timing.peak_beyond(SEARCHERS[searchers[0]](states, FLAGS.k))
+    print(f"{seconds.wall:.1f} s, compiled in between; bytes beyond the input:\n{beyond}")
+
+
+def plotted(files: Sequence[str]) -> list[tables.Row]:
+    """The rows of tables that earlier runs left."""
+    rows = [(file, row) for file in files for row in tables.read(Path(file))]
+    wrong = sorted({file for file, row in rows if not {*COLUMNS} <= {*row}})
+    if wrong or not rows:
+        named = ", ".join(wrong or files)
+        raise ValueError(f"--plot must name tables that this benchmark has left, got {named}")
+    return [row for _, row in rows]
 
 
 def run(workdir: Path) -> None:

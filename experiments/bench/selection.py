@@ -19,6 +19,7 @@ from jax import lax
 
 from experiments import launch
 from experiments.bench.timing import alternating
+from experiments.command_line import whole_numbers
 from ilo_jax.metrics.neighbors.selection import best_keys
 
 FLAGS = flags.FLAGS
@@ -77,11 +78,12 @@ def found_of(best: np.ndarray, true: np.ndarray) -> float:
 def main() -> None:
     """Time all ways and print a table."""
     queries, keys, count = FLAGS.queries, FLAGS.keys, FLAGS.count
-    even = np.lcm.reduce([int(tile) for tile in FLAGS.tiles])
+    tiles = whole_numbers("tiles", FLAGS.tiles, least=1)
+    even = np.lcm.reduce(tiles)
     keys = int(np.ceil(keys / even) * even)
     score = jax.random.normal(jax.random.key(0), (queries, keys))
     true = -np.sort(-np.asarray(score), axis=1)[:, :count]
-    selects = ways(keys, count, [int(tile) for tile in FLAGS.tiles])
+    selects = ways(keys, count, tiles)
     times = alternating({n: partial(s, score) for n, s in selects.items()}, rounds=FLAGS.rounds)
     seconds = {name: each.seconds.wall for name, each in times.items()}
     print(

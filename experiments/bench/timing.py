@@ -60,6 +60,11 @@ def alternating(calls: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[
     }
 
 
+def last_line(text: str) -> str:
+    """What a process that failed said last."""
+    return (text.strip().splitlines() or ["it said nothing"])[-1]
+
+
 def anonymous(pid: int | str) -> int:
     """The anonymous memory of a process in bytes, 0 once it is gone."""
     try:
@@ -90,7 +95,9 @@ def peak_beyond(call: Callable[[], Any]) -> tuple[Seconds, int]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    seconds = once(call).seconds
-    done.set()
-    watcher.join()
+    try:
+        seconds = once(call).seconds
+    finally:  # or the process of a call that fails would never end
+        done.set()
+        watcher.join()
     return seconds, max(0, most - before)

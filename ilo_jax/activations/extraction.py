@@ -72,8 +72,7 @@ def extract(
 
     Args:
         model: Whose weights lie on `mesh`.
-        sentences: Of each of this process's languages, by index; of all processes, at least
-            one must be missing from the store.
+        sentences: Of each of this process's languages, by index.
         store: Receives what is taken from each language.
         mesh: Rows are sharded over its axis "data".
         taps: What to take.
@@ -103,10 +102,10 @@ def extract(
     seconds, cpu_seconds = time.perf_counter() - compiled, time.process_time() - cpu
     tokens = gathered(np.array(own.first * lengths.sum(), np.int32)).sum(dtype=np.int64)
     flops = gathered(np.array(own.first * forward_flops(model.config, lengths), np.float32))
-    positions = [plan.rows[step.kind] * plan.row_lengths[step.kind] for step in steps]
+    positions = sum(plan.rows[step.kind] * plan.row_lengths[step.kind] for step in steps)
     return Report(
         tokens=int(tokens),
-        padding=float(1 - tokens / (own.count * sum(positions))),
+        padding=float(1 - tokens / (own.count * positions)) if positions else 0.0,
         compile_seconds=compiled - begun,
         seconds=seconds,
         cpu_seconds=cpu_seconds,

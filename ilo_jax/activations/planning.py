@@ -53,7 +53,9 @@ def planned(
         batch_tokens: Positions computed at a time on each place along "data".
         width: How many such places this process feeds.
     """
-    row_lengths = _row_lengths(config, sentences, batch_tokens=batch_tokens * width)
+    # More than the 32 bits that processes exchange are more than anybody has.
+    at_once = min(batch_tokens * width, 2**31 - 1)
+    row_lengths = _row_lengths(config, sentences, batch_tokens=at_once)
     sizes = {True: 0, False: 0}
     for tap in taps:
         sizes[tap.pooling == "tokens"] += 4 * tap.width * len(tap.layers)

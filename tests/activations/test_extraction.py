@@ -318,6 +318,15 @@ def test_a_small_corpus_is_not_made_up_to_a_large_batch(model, sentences, tmp_pa
     assert report.padding == pytest.approx(1 - tokens / (rows * 256))
 
 
+def test_where_nothing_is_missing_nothing_is_computed(model, sentences, tmp_path):
+    """As where another run did it meanwhile; with batches for eight devices beyond 32 bits."""
+    store = opened(tmp_path, model.config, sentences, "residual:mean")
+    store.complete.write(1).result()
+    mesh = sharding.make_mesh()
+    _, report = extracted(model, sentences, tmp_path, mesh, batch_tokens=2**31 - 1)
+    assert (report.tokens, report.padding, report.flops) == (0, 0.0, 0.0)
+
+
 def test_report_is_of_what_was_computed(model, sentences, tmp_path):
     _, report = extracted(model, sentences, tmp_path, sharding.make_mesh(data=2))
     weights = sum(

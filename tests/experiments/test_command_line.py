@@ -17,6 +17,7 @@ from experiments.command_line import (
     read_config,
     refused,
     unknown,
+    whole_numbers,
 )
 from experiments.settings import at_least, one_of
 
@@ -111,6 +112,14 @@ def test_a_value_that_a_flag_cannot_have_is_told_with_what_it_may_be():
         with pytest.raises(flags.IllegalFlagValueError) as raised:
             defined(["program", *words])
         assert refused(raised.value, defined).startswith(message)
+
+
+def test_numbers_that_a_flag_lists():
+    assert whole_numbers("dims", ["64", "384"], least=64) == [64, 384]
+    for words, got in ((["64", "x", "1.5", "-1", "63"], "'x', '1.5', '-1', '63'"), ([], "none")):
+        said = f"--dims must list whole numbers of at least 64, got {got}"
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+            whole_numbers("dims", words, least=64)
 
 
 # Help

@@ -106,6 +106,22 @@ def test_unknown_searchers_are_refused(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_flags_that_fit_no_run_are_named(tmp_path, monkeypatch):
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "empty.csv").write_text("")
+    for name in ("other.csv", "empty.csv"):
+        with pytest.raises(ValueError, match=f"that this benchmark has left, got .*{name}$"):
+            bench_ilo.plotted([str(tmp_path / name)])
+    some = ("synthetic", [], np.zeros((2, 3, 4)))
+    for searchers, given in (([], [some]), (["exact", "paper"], [some]), (["exact"], [some] * 2)):
+        said = f"got {len(searchers)} of --searchers and {len(given)} inputs$"
+        with pytest.raises(ValueError, match=said):
+            bench_ilo.search_once(searchers, given)
+    monkeypatch.setattr(bench_ilo, "FLAGS", SimpleNamespace(states=None, sent=["x"], dims=["4"]))
+    with pytest.raises(ValueError, match=r"^--sent must list whole numbers of at least 1, got 'x'"):
+        list(bench_ilo.inputs())
+
+
 def test_states_are_as_models_have_them():
     points = bench_ilo.synthetic(6, 50, 64).reshape(300, 64)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)

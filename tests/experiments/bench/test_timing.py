@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from experiments.bench import timing
 from experiments.bench.timing import Seconds
@@ -34,6 +37,19 @@ def test_both_clocks_are_read():
 def test_medians_are_of_each_clock():
     times = [Seconds(1, 30), Seconds(2, 10), Seconds(9, 20)]
     assert timing.medians(times) == Seconds(2, 20)
+
+
+def test_a_call_that_fails_leaves_nobody_watching():
+    """Or the process would never end."""
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        timing.peak_beyond(lambda: 1 / 0)
+    assert threading.active_count() == before
+
+
+def test_what_a_process_said_last_is_one_line():
+    assert timing.last_line("a\n  b\nerror: no\n\n") == "error: no"
+    assert timing.last_line(" \n") == "it said nothing"
 
 
 HOLD = """
