@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.command_line import HELP
 from ilo_jax.activations.taps import POOLINGS, SITES
 from tests.test_layers import FLOORS
 
@@ -214,7 +215,7 @@ def test_flags_named_in_prose_exist(name: str):
     configs = [importlib.import_module(f"experiments.{job}").Config for job in jobs]
     fields = {field.name for config in configs for field in dataclasses.fields(config)}
     for flag in re.findall(r"`--([\w.]+)", prose(TEXTS[name])):
-        assert flag in flags or flag.removeprefix("config.") in fields, flag
+        assert flag in {*flags, *HELP} or flag.removeprefix("config.") in fields, flag
 
 
 @pytest.mark.parametrize("name", TEXTS)
