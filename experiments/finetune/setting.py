@@ -68,7 +68,8 @@ def prepare(config: Config) -> Setting:
     _refuse_untrainable(model)
     refuse_dropout(model, waived=not config.dropout)
     examples = read_examples(config.text, split=config.text_split)
-    tokens = tokenized(examples.examples, folder.tokenizer, row_length=config.row_length)
+    given = {"row_length": config.row_length, "source": f"{examples.source} example"}
+    tokens = tokenized(examples.examples, folder.tokenizer, **given)
     refuse_unfit(tokens, model.limits, advice="lower row_length to that")
     text = packed(tokens, row_length=config.row_length)
     at_once = config.rows_at_once or config.rows

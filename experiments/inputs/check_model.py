@@ -108,15 +108,16 @@ def sentences(folder: Folder) -> list[list[int]]:
     Raises:
         ValueError: If the model has too few positions for a sentence, or no embedding for an id.
     """
-    limit, vocab = folder.config.max_positions, folder.config.vocab
+    limits = folder.config.limits
     if not folder.has_tokenizer:
         print(f"no tokenizer in {folder.path}: comparing on random tokens")
-        rng = np.random.default_rng(0)
-        return [rng.integers(2, vocab, min(n, limit or n)).tolist() for n in (48, 31, 5)]
+        rng, most = np.random.default_rng(0), limits.positions or 48
+        allowed = np.setdiff1d(np.arange(2, limits.vocab), [limits.padding or 0])
+        return [rng.choice(allowed, min(n, most)).tolist() for n in (48, 31, 5)]
     corpus = parallel.sample()
     texts = [corpus.sentences[corpus.languages.index(code)][0] for code in LANGUAGES]
     ids = folder.tokenizer(texts)["input_ids"]
-    refuse_unfit(as_sentences(ids), folder.config.limits, name=LANGUAGES.__getitem__)
+    refuse_unfit(as_sentences(ids), limits, name=LANGUAGES.__getitem__)
     return ids
 
 

@@ -1,6 +1,6 @@
 """Tokens of texts after what is given: those that are predicted, in evaluation or in training."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ilo_jax.corpora.examples import Example
@@ -71,7 +71,11 @@ def continuations(
 
 
 def tokenized(
-    examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", *, row_length: int
+    examples: Sequence[Example],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    row_length: int,
+    source: str = "example",
 ) -> Sentences:
     """Tokens of examples; those that are learnt, not given, are the `target`.
 
@@ -84,17 +88,21 @@ def tokenized(
         examples: To learn from.
         tokenizer: Of the model.
         row_length: Tokens that a piece has at most.
+        source: What messages call an example, before its number.
 
     Raises:
         ValueError: Naming the examples with a prompt that are longer than a row, and texts
             with special tokens only.
     """
     prompts, completions = zip(*examples, strict=True)
-    whole = _continued(prompts, completions, tokenizer, lambda index: f"example {index + 1}")
+    names = [f"{source} {number}" for number in range(1, len(examples) + 1)]
+    whole = _continued(prompts, completions, tokenizer, names.__getitem__)
     if isinstance(eos := tokenizer.eos_token_id, int):
         whole = [_ended(each, eos) for each in whole]
     say_once(sum(one.repeated for one in whole), what="examples")
-    _refuse_long(whole, prompts, row_length)
+    asked = zip(names, whole, prompts, strict=True)
+    lengths = {name: len(tokens.ids) for name, tokens, prompt in asked if prompt}
+    _refuse_long(lengths, row_length)
     return _as_sentences(piece for one in whole for piece in _cut(one, row_length))
 
 
@@ -185,9 +193,8 @@ def _cut(tokens: _Tokens, length: int) -> Iterator[_Tokens]:
         yield _Tokens(ids[part], special[part], target[part], repeated)
 
 
-def _refuse_long(whole: Sequence[_Tokens], prompts: Sequence[str], row_length: int) -> None:
-    pairs = zip(whole, prompts, strict=True)
-    lengths = {i: len(tokens.ids) for i, (tokens, prompt) in enumerate(pairs, 1) if prompt}
-    long = [f"{n} tokens in example {i}" for i, n in lengths.items() if n > row_length]
+def _refuse_long(lengths: Mapping[str, int], row_length: int) -> None:
+    """Refuse examples, by their names, that have more tokens than a row."""
+    long = [f"{length} tokens in {name}" for name, length in lengths.items() if length > row_length]
     what = f"an example with a prompt must fit a row of {row_length} tokens; shorten it or raise "
     refuse(f"{what}row_length; got", long, inline=True)

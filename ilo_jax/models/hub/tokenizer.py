@@ -47,7 +47,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         FileNotFoundError: If the folder has none, or no vocabulary of it.
         ImportError: If a package that it needs is not installed.
         OSError: If a file of it cannot be read.
-        ValueError: If it has one that is damaged, or needs code of its own.
+        ValueError: If it has one that is damaged, needs code of its own, or cuts up at random.
     """
     from transformers import AutoTokenizer
 
@@ -69,6 +69,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         raise _explained(error, folder, files) from error
     if lacking := _lacking(folder, type(tokenizer)):
         raise lacking
+    _refuse_chance(tokenizer, folder)
     return tokenizer
 
 
@@ -133,6 +134,19 @@ def _lacking(folder: Path, kind: type["PreTrainedTokenizerBase"]) -> FileNotFoun
     return FileNotFoundError(
         f"no vocabulary of the tokenizer in {folder}: it must hold {' or '.join(either)}; {WHOLE}"
     )
+
+
+def _refuse_chance(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Stop at a tokenizer that cuts a text up otherwise each time: nothing could be kept."""
+    from transformers import PreTrainedTokenizerFast
+
+    fast = isinstance(tokenizer, PreTrainedTokenizerFast)
+    words = tokenizer.backend_tokenizer.model if fast else None
+    if rate := getattr(words, "dropout", None):
+        raise ValueError(
+            f"the tokenizer in {folder} must give a text the same tokens each time, got a dropout "
+            f"of {rate:g} of its merges: set model.dropout of its tokenizer.json to null"
+        )
 
 
 def _explained(error: Exception, folder: Path, files: Sequence[Path]) -> Exception:

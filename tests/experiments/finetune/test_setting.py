@@ -35,6 +35,18 @@ def test_an_empty_text_is_refused(config, tmp_path):
         prepare(dataclasses.replace(config, text=str(tmp_path / "none.txt")))
 
 
+def test_examples_that_cannot_be_learnt_are_named_with_their_file(config, tmp_path):
+    file = tmp_path / "some.jsonl"
+    lines = ["ab", "<eos>", "cd"]
+    file.write_text("".join(f'{{"text": "{text}"}}\n' for text in lines))
+    with pytest.raises(ValueError, match=f"got:\n  {re.escape(str(file))} example 2: '<eos>'$"):
+        prepare(dataclasses.replace(config, text=str(file)))
+    file.write_text('{"prompt": "a", "completion": "b"}\n' + '{"prompt": "a", "completion": "bc"}')
+    message = f"must fit a row of 3 tokens; .*; got 4 tokens in {re.escape(str(file))} example 2$"
+    with pytest.raises(ValueError, match=message):
+        prepare(dataclasses.replace(config, text=str(file), row_length=3))
+
+
 def test_an_encoder_is_refused(config, tiny):
     with pytest.raises(ValueError, match=r"a decoder with a head to be fine-tuned, got an encoder"):
         prepare(dataclasses.replace(config, model=str(tiny)))
@@ -48,7 +60,7 @@ def test_rows_that_do_not_divide_over_the_devices_are_refused_before_weights_are
 def test_rows_longer_than_the_model_has_positions_are_refused(config, tmp_path):
     (tmp_path / "long.txt").write_text("word " * 100_000)
     fields = {"text": str(tmp_path / "long.txt"), "row_length": 300}
-    with pytest.raises(ValueError, match="1 to 256 tokens, the positions of the model"):
+    with pytest.raises(ValueError, match=r"1 to 256 tokens, .*; lower row_length to"):
         prepare(dataclasses.replace(config, **fields))
 
 

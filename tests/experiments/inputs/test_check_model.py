@@ -1,6 +1,7 @@
 """A checkpoint is described and compared with torch; whatever differs is found."""
 
 import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -86,6 +87,16 @@ def test_decoder_without_a_tokenizer_agrees_on_random_tokens_and_logits(llama, c
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"no tokenizer in {llama}: comparing on random tokens"
     assert second.startswith("agrees with transformers on 84 tokens of 3 sentences: 4 outputs")
+
+
+@pytest.mark.parametrize("padding", [1, 7])
+def test_random_tokens_are_none_that_the_model_does_not_take(tmp_path, padding):
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    raw = {"model_type": "roberta", "vocab_size": 9, "intermediate_size": 12} | sizes
+    raw["max_position_embeddings"] = 80
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"pad_token_id": padding}))
+    drawn = itertools.chain(*check_model.sentences(open_folder(tmp_path)))
+    assert set(drawn) == set(range(2, 9)) - {padding}
 
 
 def test_random_tokens_are_no_more_than_there_are_positions(short, capsys):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import transformers
-from transformers import PhobertTokenizer
+from tokenizers import Tokenizer, models
+from transformers import PhobertTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto import tokenization_auto
 
 from ilo_jax.models.hub.repository import TOKENIZER
@@ -213,3 +214,20 @@ def test_merges_decide_the_tokens(tmp_path):
     assert load_tokenizer(folder).tokenize("then") == ["th@@", "en"]
     folder_of(folder, {"bpe.codes": "#version: 0.2\n"})
     assert load_tokenizer(folder).tokenize("then") == ["t@@", "h@@", "e@@", "n"]
+
+
+@pytest.mark.parametrize("dropout", [None, 0.0, 0.5])
+def test_a_tokenizer_that_draws_is_refused(tmp_path, dropout):
+    words = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")]))
+    words.model.dropout = dropout
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder_of(tmp_path, {}))
+    folder_of(tmp_path, {"config.json": "{}"})
+    if not dropout:
+        assert load_tokenizer(tmp_path)("abab")["input_ids"] == [2, 2]
+        return
+    message = (
+        f"the tokenizer in {tmp_path} must give a text the same tokens each time, got a dropout of "
+        "0.5 of its merges: set model.dropout of its tokenizer.json to null"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_tokenizer(tmp_path)
