@@ -18,13 +18,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ilo_jax.corpora.layouts import choose_split
+from ilo_jax.corpora.layouts import choose_split, refuse_links_to_nothing
 from ilo_jax.corpora.lines import filled, is_text, made, parse_object, read_lines, undecodable
 from ilo_jax.corpora.prepared import is_prepared, open_dataset, read_features
 from ilo_jax.refusals import listed, refuse
 
 KEYS = ({"text"}, {"prompt", "completion"})
 """What an example may be made of; text is a completion that has no prompt."""
+
+
+LONGEST = 2**26
+"""Characters that an example may have: it is cut into tokens as a whole."""
 
 
 class Example(NamedTuple):
@@ -41,7 +45,8 @@ class Examples:
     """Examples, in order.
 
     Raises:
-        ValueError: If there are none, or a completion is empty.
+        ValueError: If there are none, or naming all whose completion is empty, or that are longer
+            than `LONGEST`.
     """
 
     examples: tuple[Example, ...]
@@ -58,6 +63,13 @@ class Examples:
                 f"{self.source}: a completion must not be empty, got {len(empty)} that are "
                 f"(examples from 1, of a .jsonl file its lines): {listed(empty)}"
             )
+        long = [
+            f"{sum(map(len, example))} in example {number}"
+            for number, example in enumerate(self.examples, 1)
+            if sum(map(len, example)) > LONGEST
+        ]
+        what = f"a text must have at most {LONGEST} characters (a blank line ends one in .txt), got"
+        refuse(f"{self.source}: {what}", long)
 
     @property
     def hash(self) -> str:
@@ -111,7 +123,9 @@ def _read_file(path: Path) -> list[Example]:
 
 
 def _read_folder(folder: Path) -> list[Example]:
-    files = sorted(file for file in folder.glob("[!.]*.txt") if file.is_file())
+    paths = sorted(folder.glob("[!.]*.txt"))
+    refuse_links_to_nothing(paths)
+    files = [path for path in paths if path.is_file()]
     if not files:
         names = sorted(file.name for file in folder.iterdir())
         raise ValueError(
@@ -157,11 +171,14 @@ def _example(record: Mapping[str, Any]) -> Example:
 
 
 def _read_squad(path: Path) -> list[Example]:
+    text = "\n".join(filled(path))
     try:
-        document = json.loads("\n".join(filled(path)))
+        document = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, character {error.colno}"
         raise ValueError(f"{path} must be JSON, got at {where}: {error.msg}") from error
+    except ValueError as error:  # a number of too many digits
+        raise ValueError(f"{path} must be JSON, got: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{path} must be JSON of paragraphs, got one nested too deeply") from error
     return [Example("", context) for context in _contexts(document, path)]

@@ -1,7 +1,7 @@
 """Where the files of a corpus lie: the layouts of folders, their splits and their languages."""
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +56,7 @@ def find_splits(folder: Path) -> dict[str, dict[str, Path]]:
     Raises:
         ValueError: Naming the links to nothing among the files.
     """
+    refuse_links_to_nothing([folder / split for split in SPLITS])
     found = {split: _first(folder, SPLIT, split) for split in SPLITS}
     found = {split: files for split, files in found.items() if files}
     plain = {} if found else _first(folder, PLAIN, "")
@@ -76,9 +77,18 @@ def _files(folder: Path, layout: Layout, split: str) -> dict[str, Path]:
         for file in sorted((folder / below).glob(f"{before}{layout.code}{after}"))
     }
     named = {code: file for code, file in named.items() if code and not code.startswith(".")}
-    broken = [str(file) for file in named.values() if file.is_symlink() and not file.exists()]
-    refuse("a file of a corpus must not be a link to nothing (remove it), got", broken)
+    refuse_links_to_nothing(named.values())
     return {code: file for code, file in named.items() if file.is_file()}
+
+
+def refuse_links_to_nothing(paths: Iterable[Path]) -> None:
+    """Stop if links among files or folders lead nowhere, or in a circle: text would be missed.
+
+    Raises:
+        ValueError: Naming all of them.
+    """
+    broken = [str(path) for path in paths if path.is_symlink() and not path.exists()]
+    refuse("a file must not be a link to nothing (mend or remove it), got", broken)
 
 
 def choose_split(splits: Collection[str], split: str, path: Path) -> str:
@@ -89,8 +99,10 @@ def choose_split(splits: Collection[str], split: str, path: Path) -> str:
     """
     if not splits:
         names = sorted(file.name for file in path.iterdir())
+        parquet = "; parquet must be converted" if next(path.rglob("*.parquet"), None) else ""
         raise ValueError(
             f"{path} holds no corpus: it must hold {HOLDS}; it holds {listed(names) or 'nothing'}"
+            f"{parquet}"
         )
     if split in splits:
         return split

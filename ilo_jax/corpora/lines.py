@@ -27,11 +27,10 @@ def read_lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
     """
     lines, problems = {}, []
     for name, file in files.items():
-        data = file.read_bytes()
-        if problem := _problem(data):
-            problems.append(f"{file}{problem}")
-        else:
-            lines[name] = split_lines(data.decode().removeprefix("\ufeff"))
+        try:
+            lines[name] = split_lines(_decoded(file.read_bytes()).removeprefix("\ufeff"))
+        except ValueError as error:
+            problems.append(f"{file}{error}")
     refuse("text must be UTF-8 (iconv -f ENCODING -t UTF-8 converts it), got", problems)
     return lines
 
@@ -46,19 +45,24 @@ def split_lines(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _problem(data: bytes) -> str:
-    """Why the bytes of a file are no text, to follow its name; empty if they are."""
+def _decoded(data: bytes) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: If it is none, saying why in words that follow the name of the file.
+    """
     if is_pointer(data):
-        return ": a pointer of git-lfs (run git lfs pull)"
-    if _is_utf_16(data):
-        return ": UTF-16"
+        raise ValueError(": a pointer of git-lfs (run git lfs pull)")
+    if data.startswith(UTF_16_MARKS):
+        raise ValueError(": UTF-16")
+    if 0 in data and _has_wide_characters(data):
+        raise ValueError(": NULs as in UTF-16")
     try:
-        data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         before = split_lines(data[: error.start].decode() + "?")
-        byte = len(before[-1].encode())
-        return f" line {len(before)}, byte {byte}: 0x{data[error.start]:02x}"
-    return ""
+        where = f" line {len(before)}, byte {len(before[-1].encode())}"
+        raise ValueError(f"{where}: 0x{data[error.start]:02x}") from error
 
 
 def undecodable(data: bytes) -> str:
@@ -70,14 +74,14 @@ def undecodable(data: bytes) -> str:
     return ""
 
 
-def _is_utf_16(data: bytes) -> bool:
-    """Tell UTF-16, marked as such or not: there NULs are half of ASCII and of every line end.
+def _has_wide_characters(data: bytes) -> bool:
+    """Tell UTF-16 and UTF-32 that are not marked, which UTF-8 may well read: as other text.
 
-    As UTF-8 it may well be read: as other text.
+    NULs are half of their ASCII, or more, and of every line end.
     """
-    wide = max(data.count(b"\n\0"), data.count(b"\0\n"))
-    unmarked = 4 * data.count(0) > len(data) or wide == data.count(b"\n") > 0
-    return data.startswith(UTF_16_MARKS) or (len(data) % 2 == 0 and unmarked)
+    ends = data.count(b"\n")
+    wide = ends in (data.count(b"\n\0"), data.count(b"\0\n")) and ends > 0
+    return 4 * data.count(0) > len(data) or wide
 
 
 def filled(path: Path) -> list[str]:

@@ -11,11 +11,11 @@ import hashlib
 import importlib.resources
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ilo_jax.corpora.archives import ARCHIVES
 from ilo_jax.corpora.layouts import choose_languages, choose_split, find_splits
 from ilo_jax.corpora.lines import filled, is_text, parse_tsv, read_lines, refuse_repeated
 from ilo_jax.corpora.records import parse_records, read_texts, refuse_other_than_text
@@ -24,15 +24,15 @@ from ilo_jax.refusals import listed, refuse
 SAMPLE = Path(str(importlib.resources.files("ilo_jax.corpora") / "sample"))
 """The folder of the corpus that comes with the package: 48 everyday sentences."""
 
-PLACEHOLDER = re.compile(r"<[^<>]+>|[-\u2013\u2014]+")
-"""What stands where a sentence is missing: a tag alone, such as the <range> of a Bible's verse that
-the line before holds, too; or dashes alone."""
+MISSING = re.compile(
+    r"[\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
+    r"|(?P<placeholder><[^<>]+>|[-\u2013\u2014]+)"
+)
+"""What stands where a sentence is missing: nothing that can be seen; a tag alone, such as the
+<range> of a Bible's verse that the line before holds, too; or dashes alone."""
 
 LONGEST = 2**20
 """Characters that a sentence may have: in a longer one, line ends are missing."""
-
-INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")
-"""Categories of Unicode's characters that show nothing: control, format, separators."""
 
 
 class Columns(NamedTuple):
@@ -79,7 +79,7 @@ class Parallel:
         nameless = [ascii(code) for code in self.languages if not (code.strip() and is_text(code))]
         refuse(f"{self.source}: a language must have a name in UTF-8, got", nameless, inline=True)
         _refuse_unequal(dict(zip(self.languages, self.sentences, strict=True)), self.source)
-        advice = "drop_incomplete leaves its line out in all languages"
+        advice = "mend it, or drop_incomplete=True leaves its line out in all languages"
         self._refuse(_lack, f"must not be empty or a placeholder ({advice})")
         self._refuse(_excess, f"must have at most {LONGEST} characters (do lines have their ends?)")
 
@@ -169,14 +169,17 @@ def _read_folder(path: Path, languages: Sequence[str], split: str) -> tuple[str,
 def _read_table(path: Path, languages: Sequence[str], split: str) -> tuple[str, Columns]:
     parsers = {".tsv": parse_tsv, ".jsonl": parse_records}
     if path.suffix not in parsers:
+        archive = path.name.endswith(ARCHIVES)
         raise ValueError(
             f"a corpus must be a folder, a .tsv or a .jsonl file, got {path}; "
-            "python -m experiments.inputs.prepare makes one of an archive"
+            + ("experiments.inputs.prepare unpacks it" if archive else "text is read by its folder")
         )
     choose_split([""], split, path)
     source = str(path)
     columns = parsers[path.suffix](filled(path), source)
     codes = choose_languages(languages, columns, source)
+    spaced = [repr(code) for code in codes if " " in code.strip()]
+    refuse(f"{source}: keys, or line 1, must name languages, without spaces, got", spaced)
     chosen = {code: columns[code] for code in codes}
     refuse_other_than_text(chosen, source)
     places = {code: f"{source}, {code}, line" for code in codes}
@@ -231,9 +234,8 @@ def first(corpus: Parallel, count: int) -> Parallel:
 
 def _lack(sentence: str) -> str:
     """What stands where a sentence is missing; empty if none is."""
-    if all(unicodedata.category(character) in INVISIBLE for character in sentence):
-        return "empty"
-    return sentence if PLACEHOLDER.fullmatch(sentence) else ""
+    missing = MISSING.fullmatch(sentence)
+    return (missing["placeholder"] or "empty") if missing else ""
 
 
 def _excess(sentence: str) -> str:
@@ -248,7 +250,8 @@ def _refuse_unequal(text: Mapping[str, Sequence[str]], source: str) -> None:
     if len(by_count) > 1:
         rarest_first = sorted(by_count.items(), key=lambda item: (len(item[1]), item[0]))
         raise ValueError(
-            f"{source}: languages must have as many sentences as each other, got "
+            f"{source}: languages must have as many sentences as each other (choose with "
+            "languages= if some are none), got "
             + "; ".join(f"{count} in {listed(names)}" for count, names in rarest_first)
         )
     if not any(by_count):

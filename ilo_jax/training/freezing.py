@@ -122,10 +122,11 @@ def frozen_mask(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, bool]:
     mask = {path: rules[fit[0]].frozen for path, fit in fits.items() if len(fit) == 1}
     if len(mask) == len(fits) and all(mask.values()):
         raise ValueError("the rules freeze every weight: nothing is left to train")
+    several = {path: [rules[i].pattern for i in fit] for path, fit in fits.items() if fit[1:]}
     idle = set(range(len(rules))).difference(*fits.values())
     problems = [
         _named("no rule fits", [path for path, fit in fits.items() if not fit]),
-        _named("several rules fit", [path for path, fit in fits.items() if len(fit) > 1]),
+        _named("several rules fit", [f"{path} ({', '.join(p)})" for path, p in several.items()]),
         _named("no weight is of", [_with_near(rules[i].pattern, fits) for i in sorted(idle)]),
     ]
     if any(problems):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ilo_jax.corpora import examples
 from ilo_jax.corpora.examples import Example, Examples, read_examples
 
 
@@ -268,6 +269,26 @@ def test_examples_made_by_hand_are_checked_as_well():
         "here: a completion must not be empty, got 12 that are "
         f"(examples from 1, of a .jsonl file its lines): {numbers}, and 2 more"
     )
+
+
+def test_a_text_that_is_longer_than_any_is_named(monkeypatch):
+    monkeypatch.setattr(examples, "LONGEST", 5)
+    few = (Example("ab", "cde"), Example("ab", "cdef"), Example("", "123456"))
+    assert refusal(lambda: Examples(few, "here")) == (
+        "here: a text must have at most 5 characters (a blank line ends one in .txt), got\n"
+        "  6 in example 2\n  6 in example 3"
+    )
+
+
+def test_a_link_to_nothing_is_no_missing_text(tmp_path):
+    write(tmp_path / "a.txt", "one")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "none.txt")
+    assert refusal(lambda: read_examples(tmp_path)).endswith(f"got\n  {tmp_path}/b.txt")
+
+
+def test_a_number_of_too_many_digits_is_refused_with_its_file(tmp_path):
+    file = write(tmp_path / "a.json", "9" * 5000)
+    assert refusal(lambda: read_examples(file)).startswith(f"{file} must be JSON, got: ")
 
 
 def test_the_hash_is_pinned():

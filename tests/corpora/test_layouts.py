@@ -69,12 +69,22 @@ def test_a_link_to_nothing_is_no_missing_language(tmp_path):
     broken.symlink_to(tmp_path / "nowhere.txt")
     loop.symlink_to(loop)
     assert refusal(lambda: read(tmp_path)) == (
-        f"a file of a corpus must not be a link to nothing (remove it), got\n  {broken}\n  {loop}"
+        f"a file must not be a link to nothing (mend or remove it), got\n  {broken}\n  {loop}"
     )
     for link in (loop, broken):
         link.unlink()
+    split = tmp_path / "dev"
+    split.symlink_to(split)
+    assert refusal(lambda: read(tmp_path)).endswith(f"got\n  {split}")
+    split.unlink()
     (tmp_path / "deu_Latn.txt").symlink_to(tmp_path / "eng_Latn.txt")
     assert len(read(tmp_path).languages) == 4
+
+
+def test_parquet_is_said_to_be_none_that_is_read(tmp_path):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/eng_Latn.parquet").write_bytes(b"PAR1")
+    assert refusal(lambda: read(tmp_path)).endswith("it holds dev; parquet must be converted")
 
 
 def test_a_language_may_be_asked_for_by_its_code_of_flores_200_or_flores_plus():

@@ -55,9 +55,17 @@ WORDS = {"ascii": "one\ntwo\n", "cyrillic": "один\nдва\n", "one line": "o
 def test_wider_text_is_named_and_never_read_as_other_text(tmp_path: Path, text, encoding):
     file = tmp_path / "a.txt"
     file.write_bytes(WORDS[text].encode(encoding))
-    assert re.search(
-        rf"got\n  {file}(: UTF-16| line 1, byte \d: 0x..)$", refusal(lambda: filled(file))
-    )
+    said = rf"got\n  {file}(: UTF-16|: NULs as in UTF-16| line 1, byte \d: 0x..)$"
+    assert re.search(said, refusal(lambda: filled(file)))
+
+
+def test_a_hole_in_a_file_is_named_and_a_nul_in_a_sentence_is_text(tmp_path: Path):
+    file = tmp_path / "a.txt"
+    for damaged in (bytes(7), b"one\n" + bytes(7) + b"\n"):
+        file.write_bytes(damaged)
+        assert refusal(lambda: filled(file)).endswith(f"\n  {file}: NULs as in UTF-16")
+    file.write_bytes(b"one\0\ntwo\n")
+    assert filled(file) == ["one\0", "two"]
 
 
 def test_a_byte_is_counted_in_its_line_whatever_ends_lines(tmp_path: Path):

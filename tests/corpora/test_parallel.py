@@ -243,8 +243,17 @@ def test_a_folder_with_nothing_to_read(tmp_path):
 def test_a_file_of_another_kind(tmp_path):
     file = write_bytes(tmp_path / "t.csv", b"a,b\n")
     expected = f"a corpus must be a folder, a .tsv or a .jsonl file, got {file}; "
-    expected += "python -m experiments.inputs.prepare makes one of an archive"
-    assert refusal(lambda: read(file)) == expected
+    assert refusal(lambda: read(file)) == expected + "text is read by its folder"
+    file = write_bytes(tmp_path / "t.tar.gz", b"")
+    assert refusal(lambda: read(file)).endswith("t.tar.gz; experiments.inputs.prepare unpacks it")
+
+
+def test_a_table_that_begins_with_a_sentence(tmp_path):
+    file = write_bytes(tmp_path / "t.tsv", b"Good day.\tGuten Tag.\nYes.\tJa.\nNo.\tNein.\n")
+    assert refusal(lambda: read(file)) == (
+        f"{file}: keys, or line 1, must name languages, without spaces, got\n"
+        "  'Good day.'\n  'Guten Tag.'"
+    )
 
 
 def test_two_splits_and_no_choice(tmp_path):
@@ -269,8 +278,8 @@ def test_unequal_numbers_of_sentences(tmp_path):
     text = {"a": ["x"] * 3, "b": ["x"] * 2, "c": ["x"] * 3, "d": []}
     write_folder(tmp_path, "txt", text)
     assert refusal(lambda: read(tmp_path)) == (
-        f"{tmp_path}: languages must have as many sentences as each other, got "
-        "0 in d; 2 in b; 3 in a, c"
+        f"{tmp_path}: languages must have as many sentences as each other (choose with "
+        "languages= if some are none), got 0 in d; 2 in b; 3 in a, c"
     )
 
 
@@ -293,8 +302,8 @@ def test_an_empty_table(tmp_path, name):
 
 
 EMPTY = (
-    "{}: a sentence must not be empty or a placeholder (drop_incomplete leaves its line out in all "
-    "languages), got {}:\n"
+    "{}: a sentence must not be empty or a placeholder (mend it, or drop_incomplete=True leaves "
+    "its line out in all languages), got {}:\n"
 )
 
 
@@ -418,7 +427,8 @@ def test_a_corpus_made_by_hand_is_checked_as_well():
         "here: a language must come once, got more than once: a"
     )
     assert refusal(lambda: corpus_of({"a": ["x"], "b": []})) == (
-        "here: languages must have as many sentences as each other, got 0 in b; 1 in a"
+        "here: languages must have as many sentences as each other (choose with languages= if some "
+        "are none), got 0 in b; 1 in a"
     )
     assert refusal(lambda: corpus_of({"a": []})) == "here has no sentences"
     assert refusal(lambda: corpus_of({})) == "here has no sentences"

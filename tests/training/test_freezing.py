@@ -139,7 +139,7 @@ def test_a_rule_must_fit_the_whole_path():
 def test_weights_that_two_rules_fit_are_named_even_if_they_agree():
     rules = [Rule("a/.*", frozen=False), Rule(".*/x", frozen=False), Rule("c", frozen=True)]
     message = refusal(lambda: frozen_mask(["a/x", "a/y", "b/x", "c"], rules))
-    assert message == "several rules fit a/x"
+    assert message == "several rules fit a/x (a/.*, .*/x)"
 
 
 def test_idle_rules_are_named():
@@ -150,7 +150,7 @@ def test_idle_rules_are_named():
 def test_all_that_is_wrong_is_said_at_once():
     rules = [Rule(".", frozen=False), Rule("a", frozen=True), Rule("idle", frozen=True)]
     message = refusal(lambda: frozen_mask(["a", "long"], rules))
-    assert message == "no rule fits long; several rules fit a; no weight is of idle"
+    assert message == "no rule fits long; several rules fit a (., a); no weight is of idle"
 
 
 def test_no_more_than_some_are_named():
@@ -230,7 +230,9 @@ def test_a_comma_in_braces_or_brackets_is_the_pattern_s_own(ten, names, text, bl
 
 def test_patterns_that_overlap_are_refused(ten, names):
     rules = read_rules("embed/.*,.*/embedding", ten)
-    assert refusal(lambda: frozen_mask(names, rules)) == "several rules fit embed/tokens/embedding"
+    assert refusal(lambda: frozen_mask(names, rules)) == (
+        "several rules fit embed/tokens/embedding (embed/.*, .*/embedding)"
+    )
 
 
 @pytest.mark.parametrize("text", [".*", "embed/.*,layers/.*,norm/.*,head/.*"])
