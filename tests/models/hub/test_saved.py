@@ -21,8 +21,7 @@ def test_a_saved_folder_is_read_without_an_edit(model_type, tmp_path, caplog):
     expected = tokenizer(texts)["input_ids"]
     assert folder.tokenizer(texts)["input_ids"] == expected
     corpus = Parallel(languages=("all",), sentences=(tuple(texts),), source="saved")
-    limits = {"limit": folder.config.max_positions, "vocab": folder.config.vocab}
-    (ids,) = token_ids(corpus, folder.tokenizer, prefix="", **limits)
+    (ids,) = token_ids(corpus, folder.tokenizer, prefix="", limits=folder.config.limits)
     assert ids.tokens.tolist() == [token for sentence in expected for token in sentence]
     table = parameters.weights(loading.load(folder, mesh=ONE))["embed/tokens/embedding"]
     theirs = model.get_input_embeddings().weight.detach().numpy()
