@@ -47,18 +47,17 @@ def bounded(default: T, *bounds: Bound) -> T:
     return field
 
 
-def at_least(low: float, *, default: T, below: Bound | None = None) -> T:
+def at_least(low: float, *others: Bound, default: T, below: Bound | None = None) -> T:
     """A field that holds a number: a finite one, or a whole one that 32 bits hold.
 
     Args:
         low: The least that it may be.
+        others: More bounds.
         default: What it is where nobody says.
-        below: Another bound of above, if there is one.
+        below: The bound of above: of a whole number that is no count on a device, its own.
     """
-    least = Bound(lambda value: value >= low, f"at least {low}")
-    if isinstance(default, int):
-        return bounded(default, least, below or INT32)
-    return bounded(default, least, FINITE, *([below] if below else []))
+    above = below or (INT32 if isinstance(default, int) else FINITE)
+    return bounded(default, Bound(lambda value: value >= low, f"at least {low}"), above, *others)
 
 
 def one_of(allowed: Sequence[str], *, default: str, words: str = "") -> str:
@@ -141,7 +140,7 @@ class Aligned:
     """Codes, separated by commas, or "paper": its 31; empty: every language of the corpus."""
     drop_incomplete: bool = False
     """Whether to leave out, in all languages, the lines that are empty or a placeholder in one."""
-    sentences: int = at_least(0, default=0, below=Bound(lambda count: count != 1, "0 or 2 or more"))
+    sentences: int = at_least(0, Bound(lambda count: count != 1, "0 or 2 or more"), default=0)
     """How many of each language, from the first on; 0: all."""
 
 

@@ -87,9 +87,9 @@ def test_unknown_flags_are_one_line(flags, message):
 def test_help_lists_fields_with_the_values_of_the_configuration_and_flags():
     code, out, error = run("--config=configs/ilo/smollm2.py", "--help", "--config.k=7")
     assert (code, error) == (0, "")
-    assert "--config.sentences: How many of each language, from the first on; 0: all." in out
-    assert "default: 100; at least 0; below 2^31" in " ".join(out.split())
-    assert "--config.k: Neighbours of a point. (default: 7;" in out
+    said = " ".join(out.split())
+    assert "(default: 100; at least 0; below 2^31; 0 or 2 or more)" in said
+    assert "--config.k: Neighbours of a point. (default: 7;" in said
     assert out.index("--config.seed") < out.index("  --workdir: ")
 
 

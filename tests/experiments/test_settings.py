@@ -16,7 +16,7 @@ class Config:
 
     count: int = at_least(1, default=3)
     """Of something."""
-    share: float = at_least(0, default=0.5, below=Bound(lambda share: share < 1, "below 1"))
+    share: float = at_least(0, Bound(lambda share: share < 1, "below 1"), default=0.5)
     """Of something."""
     kind: str = one_of(("red", "blue"), default="red")
     """Of something."""
