@@ -58,11 +58,15 @@ def weight_files(folder: Path) -> list[Path]:
     raise FileNotFoundError(f"no *.safetensors in {folder}{hint if pickled else ''}")
 
 
-def passed_over(folder: Path) -> list[str]:
-    """What a folder holds beside `model.safetensors` that somebody may believe to be read."""
-    if not (folder / SINGLE).is_file():
-        return []
-    return [name for name in (INDEX, ADAPTER) if (folder / name).is_file()]
+def choice(folder: Path) -> str | None:
+    """Which weights of a folder are read, where somebody may take others for them; else None."""
+    if (folder / SINGLE).is_file():
+        beside = [name for name in (INDEX, ADAPTER) if (folder / name).is_file()]
+        return f"reading {SINGLE}, not {' and '.join(beside)} beside it" if beside else None
+    if index_file(folder):
+        return None
+    others = [file.name for file in sorted(folder.glob("*.safetensors")) if file.name != ADAPTER]
+    return f"reading {listed(others)}, as there is no {SINGLE}" if others else None
 
 
 def index_file(folder: Path) -> Path | None:

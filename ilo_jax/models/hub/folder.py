@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ilo_jax.corpora.pointers import refuse_pointer
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.hub.checkpoint import index_file, passed_over, weight_files
+from ilo_jax.models.hub.checkpoint import choice, index_file, weight_files
 from ilo_jax.models.hub.families import Family, family_of, read_config
 from ilo_jax.models.hub.families.reading import UnknownKeysError
 from ilo_jax.models.hub.families.unread import ignoring, without_effect
@@ -109,8 +109,8 @@ def open_folder(model: str | Path, *, ignore_keys: Sequence[str] = ()) -> Folder
 def _opened(model: str | Path, ignored: tuple[str, ...]) -> Folder:
     path = resolve(str(model))
     refuse_adapter(path)
-    if unread := passed_over(path):
-        log.warning("%s: reading model.safetensors, not %s beside it", path, " and ".join(unread))
+    if said := choice(path):
+        log.warning("%s: %s", path, said)
     raw = _parsed(path / "config.json")
     try:
         family = family_of(raw)

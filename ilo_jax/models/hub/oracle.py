@@ -18,9 +18,14 @@ def torch_model(folder: Folder, *, dtype: str, head: bool, attention: str | None
     Raises:
         ImportError: If torch is not installed.
         OSError: If the folder has no weights that `transformers` reads.
+        ValueError: If `transformers` cannot load it, for any other reason.
     """
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
+
+    # What its own reading runs into, where a folder is not as it expects.
+    damage = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
 
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
@@ -29,12 +34,16 @@ def torch_model(folder: Folder, *, dtype: str, head: bool, attention: str | None
     if head:
         causal = folder.config.causal
         kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
-    model: Any = kind.from_pretrained(
-        folder.path,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    try:
+        model: Any = kind.from_pretrained(
+            folder.path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (*damage, StrictDataclassError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"transformers cannot load {folder.path}: {said}") from error
     return model.eval()

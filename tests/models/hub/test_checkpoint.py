@@ -12,7 +12,7 @@ from ilo_jax.models.hub import checkpoint
 from ilo_jax.models.hub.checkpoint import (
     INDEX,
     Mapped,
-    passed_over,
+    choice,
     split_by_size,
     tensor_files,
     weight_files,
@@ -98,18 +98,28 @@ def test_several_files_need_no_index(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("adapter_model.safetensors", True), ("consolidated.safetensors", False)]
+    ("name", "said"),
+    [
+        (
+            "adapter_model.safetensors",
+            "reading model.safetensors, not adapter_model.safetensors beside it",
+        ),
+        ("consolidated.safetensors", None),
+        ("model.fp16.safetensors", None),
+        ("pytorch_model.bin", None),
+    ],
 )
 def test_model_safetensors_is_all_that_is_read_beside_others(folder, name, said):
     save_file({"a": TENSORS["b"]}, folder / name)
     assert weight_files(folder) == [folder / "model.safetensors"]
-    assert passed_over(folder) == ([name] if said else [])
+    assert choice(folder) == said
 
 
 def test_index_decides_which_files_are_read(unnamed):
     save_file({"d": TENSORS["a"]}, unnamed / "more.safetensors")
     (unnamed / INDEX).write_text(json.dumps({"weight_map": {"d": "more.safetensors"}}))
     assert tensor_files(unnamed) == {"d": unnamed / "more.safetensors"}
+    assert choice(unnamed) is None
 
 
 @pytest.mark.parametrize(
@@ -141,13 +151,13 @@ def test_single_file_outranks_an_index_as_in_transformers(folder):
     save_file({"d": TENSORS["a"]}, folder / "more.safetensors")
     (folder / INDEX).write_text(json.dumps({"weight_map": {"d": "more.safetensors"}}))
     assert tensor_files(folder) == dict.fromkeys("abc", folder / "model.safetensors")
-    assert passed_over(folder) == [INDEX]
+    assert choice(folder) == f"reading model.safetensors, not {INDEX} beside it"
 
 
 def test_what_lies_beside_an_index_is_not_taken_for_weights(unnamed):
     save_file({"d": TENSORS["a"]}, unnamed / "adapter_model.safetensors")
     assert weight_files(unnamed) == [unnamed / "first.safetensors"]
-    assert passed_over(unnamed) == []
+    assert choice(unnamed) == "reading first.safetensors, as there is no model.safetensors"
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth"])

@@ -1,7 +1,12 @@
 """The oracle is the class that transformers has for a folder, and runs nothing of the folder."""
 
+import json
+import re
+
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.hub.oracle import torch_model
@@ -35,3 +40,19 @@ def test_pickled_weights_are_not_read(copied):
     (folder / "model.safetensors").unlink()
     with pytest.raises(OSError, match=r"model\.safetensors"):
         torch_model(open_folder(folder), dtype="float32", head=True)
+
+
+@pytest.mark.parametrize("damage", ["a value of another type", "a pooler of another shape"])
+def test_what_transformers_cannot_load_is_one_line(copied, damage):
+    """Though ours can: it computes no pooler, and a whole number is a number to it."""
+    folder = copied("bert-model")
+    if damage.startswith("a value"):
+        raw = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(raw | {"layer_norm_eps": 1}))
+    else:
+        tensors = load_file(folder / "model.safetensors")
+        tensors |= {"pooler.dense.bias": np.zeros(3, np.float32)}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    message = f"^transformers cannot load {re.escape(str(folder))}: [^\\n]+$"
+    with pytest.raises(ValueError, match=message):
+        torch_model(open_folder(folder), dtype="float32", head=False)
