@@ -4,6 +4,7 @@ What is written, and why so, is in `prepared`. TFDS writes without TensorFlow as
 hold a split in memory, and is imported where it is used.
 """
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from ilo_jax.corpora.archives import ARCHIVES, MOST, Most, unpack
 from ilo_jax.corpora.layouts import find_splits
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.refusals import listed, refuse
+
+log = logging.getLogger(__name__)
 
 VERSION = "1.0.0"
 """Version of the format: a dataset lies in the folder NAME/VERSION, as TFDS has it."""
@@ -47,7 +50,7 @@ def prepare(
         data_dir: Where datasets are kept.
         name: Of the dataset: a letter, then letters, digits and underscores, all lower case.
         drop_incomplete: Whether to leave out, in all languages, the lines that are empty or a
-            placeholder in one.
+            placeholder in one; the log says how many.
         most: What an archive may unpack to.
 
     Raises:
@@ -65,6 +68,9 @@ def prepare(
     corpora = _read_source(source, most, drop_incomplete)
     _refuse_other_languages(corpora, source)
     _refuse_large(corpora, source)
+    for split, corpus in corpora.items():
+        if corpus.dropped:
+            log.warning("left out %d lines of %s, %s", corpus.dropped, source, split)
     builder = _builder(corpora, name=name, data_dir=Path(data_dir))
     with tempfile.TemporaryDirectory() as nothing:
         builder.download_and_prepare(download_dir=nothing)

@@ -263,10 +263,11 @@ def test_a_split_that_is_too_large_is_refused_before_tfds_asks_for_tensorflow(
     assert not (tmp_path / "data").exists()
 
 
-def test_lines_that_lack_a_sentence_are_left_out_of_all_languages(tmp_path):
+def test_lines_that_lack_a_sentence_are_left_out_of_all_languages(tmp_path, caplog):
     gaps = {"a": ["x", "", "y", "z"], "b": ["x", "w", "<range>", "z"]}
     source = write_corpus(tmp_path / "gaps", "txt", gaps)
     with pytest.raises(ValueError, match="must not be empty or a placeholder"):
         prepare(source, tmp_path, name="gaps")
     folder = prepare(source, tmp_path, name="gaps", drop_incomplete=True)
+    assert caplog.messages == [f"left out 2 lines of {source}, train"]
     assert plain(read_prepared(folder)) == {"a": ["x", "z"], "b": ["x", "z"]}
