@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from experiments import command_line
 from ilo_jax import joining
-from ilo_jax.files import user_cache
+from ilo_jax.files import own_folder, user_cache
 
 FLAGS = flags.FLAGS
 
@@ -166,12 +166,21 @@ def _main(job: Callable[[Any, Run], Any], name: str, config: str, profile: bool)
     """Run the job of the flags, as one of several processes where they say so."""
     given = FLAGS["config"]
     file = Path(config_flags.get_config_filename(given) if given.present else config)
-    jax.config.update("jax_compilation_cache_dir", str(user_cache() / "ilo_jax/xla"))
+    _keep_compiled()
     run = Run(Path(FLAGS.workdir or f"runs/{name}/{file.stem}"), profile and FLAGS.profile)
     if FLAGS.distributed:
         _join(lambda: job(FLAGS.config, run))
     else:
         job(FLAGS.config, run)
+
+
+def _keep_compiled() -> None:
+    """Let JAX keep what it compiles, where the user has a cache."""
+    try:
+        folder = own_folder(user_cache() / "ilo_jax") / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    except OSError as error:
+        logging.warning("what is compiled is not kept: %s", error)
 
 
 def _join(main: Callable[[], Any]) -> None:

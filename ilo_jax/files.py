@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,8 +24,36 @@ LEASE_SECONDS = 30
 
 
 def user_cache() -> Path:
-    """Where the user keeps caches: `$XDG_CACHE_HOME`, else `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Where the user keeps caches: `$XDG_CACHE_HOME` if that is absolute, else `~/.cache`.
+
+    Raises:
+        OSError: If neither is known.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OSError("there is no home folder for caches; set XDG_CACHE_HOME") from error
+
+
+def own_folder(folder: Path) -> Path:
+    """Make sure that a folder is there, and that no other user can write into it.
+
+    What is read from a cache is trusted: compiled programs are run.
+
+    Raises:
+        OSError: If it cannot be made, or belongs to another user.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid not in (0, os.getuid()):
+        raise PermissionError(
+            f"{folder} belongs to another user, who could change what is in it; set "
+            "XDG_CACHE_HOME to keep caches elsewhere"
+        )
+    if found.st_mode & 0o022:
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
+    return folder
 
 
 def write_text(file: Path, text: str) -> None:

@@ -1,7 +1,6 @@
 """Strict tests: eight CPU devices, warnings are errors, shapes and types are checked."""
 
 import os
-import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,8 +15,15 @@ import pytest
 
 jaxtyping.install_import_hook("ilo_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", f"{tempfile.gettempdir()}/ilo_jax-test-xla-cache")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_configure() -> None:
+    from ilo_jax.files import own_folder, user_cache  # which are checked only from here on
+
+    # Not in a folder that all users of the machine share: what is compiled is run.
+    kept = own_folder(user_cache() / "ilo_jax") / "tests-xla"
+    jax.config.update("jax_compilation_cache_dir", str(kept))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import filelock
+import jax
 import pytest
 
 from ilo_jax import files
@@ -24,6 +26,7 @@ from ilo_jax.files import (
     key_digest,
     kvstore,
     locked,
+    own_folder,
     user_cache,
     write_beside,
     write_text,
@@ -94,6 +97,32 @@ def test_the_cache_is_where_the_user_keeps_it(tmp_path: Path, monkeypatch):
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.setenv("HOME", "/home/somebody")
         assert user_cache() == Path("/home/somebody/.cache")
+
+
+def test_where_no_cache_is_known_what_to_set_is_said(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError))
+    with pytest.raises(OSError, match=r"^there is no home folder for caches; set XDG_CACHE_HOME$"):
+        user_cache()
+
+
+def test_nobody_else_writes_into_a_folder_of_ones_own(tmp_path: Path, monkeypatch):
+    folder = tmp_path / "a" / "b"
+    assert own_folder(folder) == folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    own_folder(folder)
+    assert folder.stat().st_mode & 0o777 == 0o755
+    of_another = [*folder.stat()[:4], os.getuid() + 1, *folder.stat()[5:10]]
+    monkeypatch.setattr(Path, "stat", lambda path, **how: os.stat_result(of_another))
+    said = f"^{folder} belongs to another user, who could change what is in it; set XDG_CACHE_HOME"
+    with pytest.raises(PermissionError, match=said):
+        own_folder(folder)
+
+
+def test_what_tests_compile_is_where_nobody_else_writes():
+    kept = Path(jax.config.values["jax_compilation_cache_dir"])
+    assert kept.parent == own_folder(user_cache() / "ilo_jax")
 
 
 # Keys

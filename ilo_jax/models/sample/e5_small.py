@@ -9,6 +9,8 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import os
+import secrets
 import shutil
 import unicodedata
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
-from ilo_jax.files import user_cache
+from ilo_jax.files import own_folder, user_cache
 from ilo_jax.models.sample.charsmap import charsmap
 from ilo_jax.models.sample.e5_container import Container, Sizes, dequantise, parse
 
@@ -69,7 +71,7 @@ def folder(cache: Path | None = None) -> Path:
     """
     place = (cache or user_cache()) / "ilo_jax" / NAME
     if _is_complete(place):
-        return place
+        return own_folder(place.parent) / NAME
     source = _source()
     try:
         with _locked(place):
@@ -117,16 +119,18 @@ def _source() -> bytes:
 @contextmanager
 def _locked(place: Path) -> Iterator[None]:
     """Hold the lock beside `place`; the system drops it when the process dies."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with open(place.with_name(f".{place.name}.lock"), "w") as lock:
+    file = own_folder(place.parent) / f".{place.name}.lock"
+    # Not through a link, which would lead to a file of anybody's.
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _build(place: Path, source: bytes) -> None:
     """Write all files beside `place`, then rename; the caller holds the lock."""
-    partial = place.with_name(f".{place.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    for torn in place.parent.glob(f".{place.name}.*partial"):  # of a process that was killed
+        shutil.rmtree(torn, ignore_errors=True)
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.mkdir()
         _write_files(partial, parse(source))

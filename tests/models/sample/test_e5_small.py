@@ -433,6 +433,23 @@ def in_other_process(package: Path, cache: Path, setup: str) -> subprocess.Compl
     )
 
 
+def test_links_lead_nowhere(package: Path, tmp_path: Path):
+    """Neither one in the place of the lock nor one in that of what is not whole yet."""
+    (tmp_path / "ilo_jax").mkdir()
+    lock = tmp_path / "ilo_jax" / f".{e5_small.NAME}.lock"
+    victim, theirs = tmp_path / "victim", tmp_path / "theirs"
+    victim.write_text("theirs")
+    theirs.mkdir()
+    lock.with_name(f".{e5_small.NAME}.partial").symlink_to(theirs)
+    lock.symlink_to(victim)
+    with pytest.raises(OSError, match=r"symbolic links.*XDG_CACHE_HOME"):
+        e5_small.folder(tmp_path)
+    assert victim.read_text() == "theirs"
+    lock.unlink()
+    assert (e5_small.folder(tmp_path) / "manifest.json").is_file()
+    assert tree(theirs) == set()
+
+
 @pytest.mark.parametrize("moment", ["parse", "_tokenizer", "_write_manifest"])
 def test_killed_process_leaves_nothing_in_the_way(package: Path, tmp_path: Path, moment: str):
     kill = f"e5_small.{moment} = lambda *args: os.kill(os.getpid(), 9)"
