@@ -60,6 +60,18 @@ def test_an_archive_packed_in_a_way_that_python_has_not_is_refused(tmp_path: Pat
         unpack(archive, tmp_path / "out", most=of_bytes(size))
 
 
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_name_in_an_archive_that_is_not_the_utf_8_it_claims_to_be(tmp_path: Path, place: str):
+    archive = tmp_path / "text.zip"
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("é.txt", "x")
+    data = archive.read_bytes()
+    before, after = (data.split if place == "first" else data.rsplit)("é".encode(), 1)
+    archive.write_bytes(before + b"\xff\xff" + after)
+    with pytest.raises(ValueError, match=rf"^{archive} is damaged, or no archive: 'utf-8' codec"):
+        prepare(archive, tmp_path / "data", name="text")
+
+
 @pytest.mark.parametrize("made", [zipped, tarred])
 def test_an_archive_unpacks_to_as_much_as_it_may_and_no_more(
     made: Callable[[Path], tuple[Path, int]], tmp_path: Path

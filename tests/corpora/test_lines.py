@@ -59,6 +59,13 @@ def test_wider_text_is_named_and_never_read_as_other_text(tmp_path: Path, text, 
     assert re.search(said, refusal(lambda: filled(file)))
 
 
+def test_what_is_marked_as_utf_16_is_called_so(tmp_path: Path):
+    file = tmp_path / "a.txt"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        file.write_bytes("\ufeffодин\nдва\n".encode(encoding))
+        assert refusal(lambda: filled(file)).endswith(f"{file}: UTF-16")
+
+
 def test_a_hole_in_a_file_is_named_and_a_nul_in_a_sentence_is_text(tmp_path: Path):
     file = tmp_path / "a.txt"
     for damaged in (bytes(7), b"one\n" + bytes(7) + b"\n"):
