@@ -102,7 +102,8 @@ def test_all_that_a_tokenizer_reads_is_carried_along(copied, ours, tmp_path):
         (folder / name).write_text(name)
     # What a folder names, too, but never in the place of what was made anew.
     named = {"own_files": ["mine.lex", "config.json", "model.safetensors"]}
-    (folder / "mine.lex").write_text("mine.lex")
+    for name in ("mine.lex", "model.safetensors"):
+        (folder / name).write_text("of another")
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
     saving.save(ours("llama-gqa"), tmp_path / "saved", **like(folder))
     assert [(tmp_path / "saved" / name).read_text() for name in beside] == beside
