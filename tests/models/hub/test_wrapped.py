@@ -87,7 +87,14 @@ def test_wrapper_is_named_with_what_to_do(family, names, shown, advice):
 
 
 @pytest.mark.parametrize(
-    ("family", "names"), [("llama", LLAMA), ("llama", BARE), ("bert", BERT), ("bert", BARE)]
+    ("family", "names"),
+    [
+        ("llama", LLAMA),
+        ("llama", BARE),
+        ("bert", BERT),
+        ("bert", BARE),
+        ("llama", ("draft.model.embed_tokens.weight", *LLAMA)),
+    ],
 )
 def test_a_models_own_names_and_those_of_others_are_no_wrappers(family, names):
     refuse_wrapped(names, FAMILIES[family])
