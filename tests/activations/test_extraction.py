@@ -196,9 +196,9 @@ def pooled(expected, name: str) -> np.ndarray:
     ("data", "model_axis", "batch_tokens", "lengths"),
     [
         (1, 1, 256, (256,)),
-        (1, 1, 2048, (64, 256)),
-        (1, 1, 384, (384,)),
-        (4, 1, 128, (20, 64)),
+        pytest.param(1, 1, 2048, (64, 256), marks=pytest.mark.slow),
+        pytest.param(1, 1, 384, (384,), marks=pytest.mark.slow),
+        pytest.param(4, 1, 128, (20, 64), marks=pytest.mark.slow),
         (8, 1, 512, (7, 20, 256)),
         (4, 2, 256, (64,)),
         (2, 4, 256, (32, 256)),

@@ -93,7 +93,13 @@ def pooled(config: ModelConfig, sentences, mesh, *, batch_tokens: int = 128, dty
 
 @pytest.mark.parametrize(
     ("data", "model", "batch_tokens"),
-    [(1, 1, 1), (1, 1, 128), (1, 1, 4096), (8, 1, 64), (4, 2, 128)],
+    [
+        pytest.param(1, 1, 1, marks=pytest.mark.slow),
+        (1, 1, 128),
+        pytest.param(1, 1, 4096, marks=pytest.mark.slow),
+        pytest.param(8, 1, 64, marks=pytest.mark.slow),
+        (4, 2, 128),
+    ],
 )
 def test_every_batch_and_mesh_gives_the_sentence_alone(
     config, sentences, expected, data, model, batch_tokens

@@ -136,7 +136,7 @@ def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):
     ("field", "value"),
     [
         ("prefix", "query: "),
-        ("sentences", 10),
+        pytest.param("sentences", 10, marks=pytest.mark.slow),
         ("languages", "eng_Latn,aaa_Latn,bbb_Latn,ccc_Latn"),
     ],
 )

@@ -152,10 +152,12 @@ def test_against_the_definition(kind, languages, k, t, distance):
 @pytest.mark.parametrize(
     ("languages", "k", "t", "distance", "way"),
     [
-        ("two languages", 5, 1, "euclidean", "8 devices"),
+        pytest.param("two languages", 5, 1, "euclidean", "8 devices", marks=pytest.mark.slow),
         ("two languages", 5, 1, "euclidean", "8 devices, fast"),
         ("forty languages", 64, 30, "cosine", "fast"),
-        ("forty languages", 64, 30, "cosine", "8 devices, fast"),
+        pytest.param(
+            "forty languages", 64, 30, "cosine", "8 devices, fast", marks=pytest.mark.slow
+        ),
         ("two hundred and four languages", 5, 3, "cosine", "8 devices, fast"),
     ],
 )

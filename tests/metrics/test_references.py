@@ -51,8 +51,15 @@ def scores(states) -> ReferencedScores:
     return referenced(states, settings=SETTINGS)
 
 
-@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize(
+    ("precision", "distance"),
+    [
+        ("fast", "cosine"),
+        ("exact", "euclidean"),
+        pytest.param("exact", "cosine", marks=pytest.mark.slow),
+        pytest.param("fast", "euclidean", marks=pytest.mark.slow),
+    ],
+)
 def test_each_is_what_its_own_function_gives(states, distance, precision):
     settings = dataclasses.replace(SETTINGS, distance=distance, precision=precision)
     found = referenced(states, settings=settings)
@@ -91,7 +98,7 @@ def test_under_jit_and_layer_by_layer(states, scores):
     same(stacked(list(map(score, layers))), jax.jit(partial(jax.lax.map, score))(layers))
 
 
-@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("jitted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_over_a_mesh_every_device_has_the_same_scores(states, scores, jitted):
     mesh = make_mesh(data=8)
     score = partial(referenced, settings=SETTINGS, mesh=mesh)

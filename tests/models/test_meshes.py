@@ -16,7 +16,7 @@ from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import along_data, make_mesh
 from tests.models import reading
-from tests.models.variants import SIZES, VARIANTS, family, perturb
+from tests.models.variants import ONE_OF_EACH, SIZES, perturb, slow_but
 from tests.pairs import run_two
 
 SHARE = Path(__file__).with_name("share_of_two.py")
@@ -26,9 +26,6 @@ TOLERANCE = 1e-5
 MESHES = {"8x1": (8, 1), "2x4": (2, 4), "1x8": (1, 8)}
 
 EIGHT = {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}
-
-# One of every model type, on four devices along "model".
-ONE_OF_EACH = list({family(name): name for name in reversed(VARIANTS)}.values())
 
 
 def saved_llama(folder: Path, sizes: dict[str, Any], *, seed: int = 0) -> Path:
@@ -95,7 +92,10 @@ def test_mesh_gives_the_states_of_one_device(eight_heads, padded, shape, fsdp):
     assert_same_states(eight_heads, make_mesh(data=data, model=model), padded, fsdp=fsdp)
 
 
-@pytest.mark.parametrize("variant", ONE_OF_EACH)
+@pytest.mark.parametrize(
+    "variant",
+    slow_but(["llama-mha", "gemma2-both", "bloom-four", "gpt2-plain", "bert-model"], ONE_OF_EACH),
+)
 def test_every_family_over_two_by_four(tiny, padded, variant):
     mesh = make_mesh(data=2, model=4)
     assert_same_states(tiny(variant).folder, mesh, padded, fsdp=True)

@@ -267,8 +267,17 @@ def test_a_model_is_a_pytree_of_its_weights(ours):
     assert len(jax.tree.leaves(nnx.state(model))) == len(weights(model))
 
 
-@pytest.mark.parametrize("variant", ["llama-tied", "gemma3_text-mixed", "roberta-mlm"])
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize(
+    ("variant", "remat"),
+    [
+        ("llama-tied", True),
+        ("gemma3_text-mixed", False),
+        ("roberta-mlm", True),
+        pytest.param("llama-tied", False, marks=pytest.mark.slow),
+        pytest.param("gemma3_text-mixed", True, marks=pytest.mark.slow),
+        pytest.param("roberta-mlm", False, marks=pytest.mark.slow),
+    ],
+)
 def test_blocks_in_two_parts_are_the_whole(ours, packed, variant, remat):
     model, rows = ours(variant), rows_of(*map(jnp.asarray, packed[:3]))
     found = states(model, *rows[:3])

@@ -1,8 +1,10 @@
 """Tiny models of every family: their configs, and new weights for them."""
 
 import copy
+from collections.abc import Collection, Iterable
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from transformers import (
@@ -282,6 +284,16 @@ VARIANTS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 def family(variant: str) -> str:
     """Return the model type of a variant."""
     return VARIANTS[variant][0].config_class.model_type
+
+
+ONE_OF_EACH = list({family(variant): variant for variant in reversed(VARIANTS)}.values())
+"""The first variant of every family."""
+
+
+def slow_but(quick: Collection[str], variants: Iterable[str] = VARIANTS) -> list[Any]:
+    """Return the variants as cases of a test, of which only some are not slow."""
+    slow = pytest.mark.slow
+    return [v if v in quick else pytest.param(v, marks=slow) for v in variants]
 
 
 def fresh(variant: str) -> Any:

@@ -49,7 +49,14 @@ def with_states(some: Training, kept: KeptStates) -> Iterator[Batch]:
         yield some.batch(number)._replace(kept=kept.at(some.order, number, some.mesh))
 
 
-@LOWEST
+@pytest.mark.parametrize(
+    ("freeze", "lowest"),
+    [
+        pytest.param("paper:1", 1, marks=pytest.mark.slow),
+        ("paper:2", 2),
+        pytest.param(HEAD_ONLY, 3, marks=pytest.mark.slow),
+    ],
+)
 def test_losses_are_those_without_it(training, trained, tmp_path, freeze, lowest):
     some = training("own", freeze)
     assert some.lowest == lowest

