@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import command_line
-from ilo_jax import joining
+from ilo_jax import alarm, joining
 from ilo_jax.files import own_folder, user_cache
 
 FLAGS = flags.FLAGS
@@ -185,7 +185,6 @@ def _keep_compiled() -> None:
 
 def _join(main: Callable[[], Any]) -> None:
     """Run as one of several processes; end without waiting for the others, who may be gone."""
-    again = ""
     try:
         joining.join(
             FLAGS.coordinator,
@@ -193,9 +192,23 @@ def _join(main: Callable[[], Any]) -> None:
             process=FLAGS.process,
             patience=FLAGS.patience,
         )
-        again = "\nstart all processes again: what is stored stays"
-        main()
     except (*CAUSED, RuntimeError) as error:
-        logging.debug("where it happened", exc_info=True)
-        print(f"error: {error}{again}", file=sys.stderr, flush=True)
-        os._exit(1)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # a thread may still wait for the others
+    try:
+        with alarm.listening(_end_together):
+            main()
+    except CAUSED as error:
+        alarm.tell(" ".join(str(error).split()))
+        _end_together(error)
+    except RuntimeError as error:  # for the most part, what another's failure leads to
+        _end_together(alarm.tell(" ".join(str(error).split())))
+
+
+def _end_together(error: object) -> NoReturn:
+    """Say why, and end once the other processes can know."""
+    logging.debug("where it happened", exc_info=True)
+    print(f"error: {error}", file=sys.stderr)
+    print("start all processes again: what is stored stays", file=sys.stderr, flush=True)
+    alarm.let_hear()
+    os._exit(1)

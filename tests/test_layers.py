@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"files", "recipes", "refusals"},
-    {"joining", "processes"},
+    {"alarm", "joining", "processes"},
     {"sharding"},
     {"corpora"},
     {"models"},

@@ -101,6 +101,21 @@ def test_bad_input_ends_all_processes(flags, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_one_process_dies_of_the_other_is_told_at_once(flags, tmp_path, failing):
+    """Not after `--patience`, and not by a stack: whichever it is."""
+    broken = "from ilo_jax.activations.store import Store\ndef write(*a):\n"
+    broken += "    raise OSError('no disk')\n"
+    broken += f"import sys\nif '--process={failing}' in sys.argv:\n    Store.write = write\n"
+    done = ended(
+        pair(["-c", broken + SMALL, "experiments.extract", *flags, f"--workdir={tmp_path}"])
+    )
+    assert [process.returncode for process in done] == [1, 1]
+    assert "error: no disk\nstart all processes again" in done[failing].stderr
+    assert f"error: process {failing} failed: no disk\nstart all" in done[1 - failing].stderr
+
+
+@pytest.mark.slow
 def test_a_second_run_on_the_store_is_refused(flags, tmp_path):
     """The first waits inside; the second is told; the first is killed, and a third may go on."""
     slow = "import time\nfrom ilo_jax.activations.store import Store\nwrite = Store.write\n"
