@@ -38,7 +38,12 @@ def keys(monkeypatch) -> Keys:
 
 def test_the_first_failure_is_told_and_heard_once(keys):
     told, heard = [], threading.Event()
-    with alarm.listening(lambda problem: (told.append(problem), heard.set())):
+
+    def hear(problem: str) -> None:
+        told.append(problem)
+        heard.set()
+
+    with alarm.listening(hear):
         assert alarm.tell("no disk") == "process 2 failed: no disk"
         assert heard.wait(5)
         assert alarm.tell("connection closed") == "process 2 failed: no disk"
