@@ -123,7 +123,7 @@ def ci_steps() -> list[str]:
     text = (ROOT / ".ci/run").read_text()
     for name, value in re.findall(r'^(?:export )?(\w+)="(.*)"$', text, re.MULTILINE):
         text = re.sub(rf"\${name}\b", value, text)
-    steps = [line.removeprefix("step ") for line in text.splitlines() if line.startswith("step ")]
+    steps = re.findall("^step (.*?)(?: >.*)?$", text, re.MULTILINE)
     default = " --workdir=runs/ilo/sample"
     return [step.replace('"', "").replace("$home/", "").replace(default, "") for step in steps]
 

@@ -306,7 +306,8 @@ def assert_bfloat16_as_torch(tiny, forward, by_torch, padded) -> Callable[[str],
     return check
 
 
-# The table of families: `pytest tests/models/hub/test_families.py --family-table`
+# The table of families:
+# pytest tests/models/hub/test_families.py -m 'slow or not slow' --family-table
 
 
 def _page(config: pytest.Config) -> tuple[str, str]:

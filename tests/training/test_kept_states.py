@@ -90,6 +90,7 @@ def test_states_are_torchs(training, freeze, lowest):
             assert distance(found, states[lowest][0].numpy()) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_bfloat16_is_within_its_rounding(training, tmp_path):
     half = training("own", "paper:2", dtype=jnp.bfloat16)
     kept = computed(half, dtype="bfloat16", file=tmp_path / "states.bin")

@@ -249,7 +249,10 @@ LANGUAGE_MODELS = {
 }
 
 
-@pytest.mark.parametrize("vocab", [64, 101, 37])
+@pytest.mark.parametrize(
+    "vocab",
+    [pytest.param(64, marks=pytest.mark.slow), 101, pytest.param(37, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("kind", ["tied", "own"])
 @pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
 def test_another_vocabulary_and_head_are_what_torch_computes(tmp_path, model_type, kind, vocab):

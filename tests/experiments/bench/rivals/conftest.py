@@ -35,7 +35,7 @@ def tiny_llama(tiny, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny_llama"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("tiny_llama", marks=pytest.mark.slow)])
 def work(request, text, tmp_path_factory) -> Work:
     folder = request.getfixturevalue(request.param)
     return prepare(
