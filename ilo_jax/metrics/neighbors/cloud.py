@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from ilo_jax.metrics.neighbors.centre import robust_centre
+from ilo_jax.metrics.neighbors.scale import rescaled
+
 ROUNDOFF = 2.0**-24
 LOW_ROUNDOFF = 2.0**-8
 
@@ -15,7 +18,7 @@ class Cloud(NamedTuple):
     """Points whose euclidean distances rank as the distance asked for does."""
 
     points: Float[Array, "point dim"]
-    """Around their mean; 0 where unusable."""
+    """Around their centre; 0 where unusable."""
     squared_norm: Float[Array, " point"]
     """Squared norm of each point."""
     usable: Bool[Array, " point"]
@@ -43,10 +46,10 @@ def centred(
     distance: str,
     axes: tuple[str, ...] = (),
 ) -> Cloud:
-    """Points around the mean of all usable ones.
+    """Points around the centre of the usable ones, outliers excepted.
 
-    Which centre is taken changes no distance, so its own rounding does not matter; taking away
-    what all points share is what makes float32 products tell them apart.
+    Which centre is taken changes no distance; taking away what nearly all points share is what
+    makes float32 products tell them apart.
 
     Args:
         points: In float32.
@@ -60,16 +63,12 @@ def centred(
     if distance == "euclidean":
         peak = jnp.max(peak, keepdims=True)
         peak = lax.pmax(peak, axes) if axes else peak
-    points *= _reciprocal_power_of_two(peak)
+    points = rescaled(points, peak)
     if distance == "cosine":
         norm = jnp.sqrt(pairwise_sum(jnp.square(points)))
         points *= (1 / jnp.where(usable, norm, 1.0))[:, None]
-    total, count = jnp.sum(points, axis=0), jnp.sum(usable)
-    if axes:
-        total, count = lax.psum((total, count), axes)
-    # Of few digits, lest it be rounded here and not rounded there where XLA computes points anew.
-    mean = lax.reduce_precision(total / jnp.maximum(count, 1), exponent_bits=8, mantissa_bits=16)
-    points = jnp.where(present, points - mean[None], 0.0)
+    centre = robust_centre(points, usable, axes=axes)
+    points = jnp.where(present, points - centre[None], 0.0)
     return Cloud(points, pairwise_sum(jnp.square(points)), usable)
 
 
@@ -85,12 +84,6 @@ def low_precision_loss(cloud: Cloud, *, axes: tuple[str, ...] = ()) -> Float[Arr
     nonzero = jnp.any(cloud.points != 0, axis=1)
     most = jnp.max(jnp.where(nonzero, bounded, 0.0))
     return lax.pmax(most, axes) if axes else most
-
-
-def _reciprocal_power_of_two(peak: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """A power of two that, exactly and without overflow, brings `peak` into [1, 4)."""
-    exponent = lax.bitcast_convert_type(peak, jnp.int32) >> 23
-    return lax.bitcast_convert_type(jnp.clip(254 - exponent, 1, 254) << 23, jnp.float32)
 
 
 def depth(count: int) -> int:

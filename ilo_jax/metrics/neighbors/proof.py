@@ -1,5 +1,6 @@
 """Which candidates are certainly the nearest: bounds on every rounding error."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -65,7 +66,8 @@ def product_slack(dim: int, *, low: bool) -> float:
     product in whatever order they are added, two more where float32 products are made of six
     bfloat16 passes, and the rest for the norm, its product and the sum. With `low` the products
     of bfloat16 themselves are exact, but matrix units may cut their sums off instead of rounding
-    them, which costs two roundoffs each; how far the factors were moved is not in it.
+    them, which costs two roundoffs each; how far the factors were moved is not in it, nor what
+    underflows, for which `_rounding` stands.
     """
     return 1.01 * ((1 + low) * dim + 3 * depth(dim) + 16) * ROUNDOFF
 
@@ -89,11 +91,18 @@ def _rounding(
 
     Together |computed - D| <= slope D + 2 shift sqrt(D) + (shift + 2 length)^2. Putting the
     computed for the true D adds at most 2 shift to its root; 1 % covers the products of errors and
-    the rounding of this bound. 2^-50 stands above all underflow.
+    the rounding of this bound.
+
+    What underflows comes on top. Coordinates lie below 4, for `rescaled` brought the largest
+    there, and lost less than 2^-102 of any; everything else that becomes 0 was below 2^-126. A
+    difference of coordinates is wrong by less than 2^-100 then, and a root by sqrt(dim) times
+    that; a square is 0 where it was below 2^-126, and so is each of the at most 16 parts of a term
+    of the two scores behind the floor of `judged`: dim 2^-122 for all terms, the square of
+    sqrt(dim) 2^-61. So sqrt(dim) 2^-60 in the root of the rest stands above all of it.
     """
     unit = float(distance == "cosine")
     length = unit * (depth(dim) / 2 + 7) * ROUNDOFF
     slope = (depth(dim) + 5) * ROUNDOFF + length
     shift = 2 * ROUNDOFF * (unit + norm)
-    rest = jnp.square(3 * shift + 2 * length + 2.0**-50)
+    rest = jnp.square(3 * shift + 2 * length + math.sqrt(dim) * 2.0**-60)
     return 1.01 * (slope * squared + 2 * shift * jnp.sqrt(squared) + rest)

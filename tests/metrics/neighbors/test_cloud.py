@@ -115,7 +115,9 @@ def test_no_usable_points_are_all_at_the_centre():
 
 def test_points_over_devices_have_one_centre(eight):
     for distance in ("cosine", "euclidean"):
-        points = POINTS[:48]
+        points = POINTS[:48].copy()
+        # The largest on one device only, and far out.
+        points[5] *= 1e3
         split = jax.shard_map(
             lambda p, u, d=distance: centred(p, u, distance=d, axes=("data",)),
             mesh=eight,
@@ -160,6 +162,23 @@ def test_the_loss_is_what_bfloat16_moves_the_worst_point_by(points):
 def test_the_loss_of_points_whose_errors_underflow_is_bounded():
     points = normal(50, 17) * np.float32(1e-30)
     assert loss(points) == LOW_ROUNDOFF
+
+
+def test_the_loss_is_that_of_the_worst_point_of_all_devices(eight):
+    """Whichever device has it; the others lose nothing."""
+    points = np.round(normal(48, 17) * 4)
+    points[30:36] += 2.0**-7
+    rows = jnp.asarray(points)
+    cloud = Cloud(rows, jnp.asarray(squares(rows), jnp.float32), jnp.ones(48, bool))
+    split = jax.shard_map(
+        lambda cloud: low_precision_loss(cloud, axes=("data",))[None],
+        mesh=eight,
+        in_specs=jax.sharding.PartitionSpec("data"),
+        out_specs=jax.sharding.PartitionSpec("data"),
+    )
+    assert loss(points[:30]) == 0
+    np.testing.assert_array_equal(jax.jit(split)(cloud), np.full(8, loss(points)))
+    assert loss(points) > 1e-4
 
 
 def test_points_at_the_centre_lose_nothing():

@@ -112,6 +112,50 @@ def test_distances_farther_apart_than_their_bounds_are_in_order(dim, kind, dista
         assert dim == 1 or told_apart.mean() >= 0.45
 
 
+ROUNDOFF = 2.0**-24
+over_distances = pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+
+
+def norm_error(dim: int) -> float:
+    """The most by which the length of a unit vector may be wrong."""
+    return (np.ceil(np.log2(dim)) / 2 + 7) * ROUNDOFF
+
+
+@over_dims
+@over_distances
+def test_the_bound_is_what_its_derivation_says(dim, distance):
+    """Whatever a computed distance may be for a true one, the bound at the computed covers."""
+    unit = distance == "cosine"
+    norm, true = np.meshgrid(np.logspace(-20, 1, 12), np.append(0, np.logspace(-40, 2, 400)))
+    length, shift = unit * norm_error(dim), 2 * ROUNDOFF * (unit + norm)
+    slope = (np.ceil(np.log2(dim)) + 5) * ROUNDOFF + length
+    flushed = np.sqrt(dim) * 2.0**-61
+    wrong = slope * true + 2 * shift * np.sqrt(true) + (shift + 2 * length + flushed) ** 2
+    for computed in (np.maximum(true - wrong, 0), true + wrong):
+        given = (jnp.asarray(x.ravel(), jnp.float32) for x in (computed, norm))
+        squared, norms = given
+        bound = _rounding(squared, norm=norms, dim=dim, distance=distance)
+        # The computed one is rounded to float32 here, which the derivation has in the slope.
+        assert (np.abs(computed - true).ravel() <= np.asarray(bound, np.float64)).all()
+
+
+@pytest.mark.parametrize("dim", [2, 31, 100, 1000])
+def test_lengths_are_wrong_by_no_more_than_the_bound_allows(dim):
+    """Of rows of one number: all roundings of such a row are one way. With the centre at 0."""
+    row = np.random.default_rng(dim).uniform(1, 2, (2**21 // dim, 1)).astype(np.float32)
+    points = np.tile(np.concatenate([row, -row]), (1, dim))
+    cloud = jax.jit(partial(centred, distance="cosine"))(points, np.ones(len(points), bool))
+    lengths = np.sqrt(np.sum(np.asarray(cloud.points, np.float64) ** 2, axis=1))
+    wrong = np.abs(lengths - 1).max() / ROUNDOFF
+    # At no distance from the query, and with that at the centre, the bound is of the norms alone:
+    # the root of what is left is 3 shifts of 2 roundoffs, and 2 errors of a length.
+    none = jnp.zeros(1)
+    rest = _rounding(none, norm=none, dim=dim, distance="cosine")[0] / 1.01
+    allowed = (np.sqrt(float(rest)) / ROUNDOFF - 3 * 2) / 2
+    # One more roundoff for the product, which the shifts hold; and the rows do come near.
+    assert 2 < wrong <= allowed + 1
+
+
 JUDGE = jax.jit(partial(judged, k=2, distance="euclidean"))
 
 
@@ -171,6 +215,16 @@ def test_judged(given, uncertain, unproven):
     assert found.uncertain.tolist() == [uncertain]
     assert found.unproven.tolist() == [unproven]
     assert sorted(found.index[0].tolist()) == [10, 11]
+
+
+@pytest.mark.parametrize(("times", "uncertain"), [(0.9, True), (1.1, False)])
+def test_both_distances_may_be_wrong(times, uncertain):
+    """The next may be nearer by its own bound, and the last neighbour farther by its own."""
+    norm, bound = jnp.full(1, 1.0), partial(_rounding, dim=1, distance="euclidean")
+    last, following = (float(bound(jnp.full(1, x), norm=norm)[0]) for x in (4.0, 4.00001))
+    assert last > 0.49 * (last + following)
+    found = verdict(squared=[1, 4, 4 + times * (last + following)], score=-INF, norm=1.0)
+    assert found.uncertain.tolist() == [uncertain]
 
 
 def test_the_nearest_come_first_whatever_their_scores():

@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ilo_jax.metrics import Neighbors, ilo, nearest
+from ilo_jax.metrics.neighbors.sizes import candidates
 from ilo_jax.sharding import make_mesh
 
 # A prime: no block, tile or number of devices divides it.
@@ -267,6 +268,23 @@ def test_low_precision_is_redone_where_it_proves_too_little(variant):
         same(found, nearest(jnp.asarray(CASES[name]), k=K, distance=distance), least=0.99)
 
 
+def test_fast_proves_all_that_exact_proves():
+    """It proposes more candidates, so it may prove more, as where a whole cluster is proposed."""
+    clusters = np.repeat(normal(29, DIM), 14, axis=0)[:POINTS] + normal(POINTS, DIM) * 1e-3
+    assert candidates(K, low=False) < 13 <= candidates(K, low=True)
+    for points in (*CASES.values(), clusters):
+        if len(points) != POINTS:
+            continue
+        points = np.pad(points, ((0, 0), (0, DIM - points.shape[1])))
+        exact, fast = (
+            nearest(jnp.asarray(points), k=K, precision=precision)
+            for precision in ("exact", "fast")
+        )
+        assert not np.any(fast.uncertain & ~exact.uncertain)
+        same(exact, fast, least=0)
+    assert exact.uncertain.mean() > 0.9 > 0.1 > fast.uncertain.mean()
+
+
 def test_all_others_are_certain_neighbours():
     found = nearest(jnp.zeros((4, 2)), k=3, distance="euclidean")
     np.testing.assert_array_equal(found.uncertain, False)
@@ -369,6 +387,60 @@ def test_translation_and_scale_change_nothing_under_euclidean():
     found = nearest(jnp.asarray(points), k=K, distance="euclidean")
     for moved in (points + 100, points * 1e-20):
         same(found, nearest(jnp.asarray(moved), k=K, distance="euclidean"))
+
+
+SCALES = [1e-45, 1e-42, 1e-40, 1e-38, 2e-38, 1e-37, 1e-36, 1e-20, 1e20, 1e37, 1e38]
+
+
+def scaled(scale: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return CASES["gaussian"] * np.asarray(scale, np.float32)
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_at_every_scale_of_float32_certain_points_are_right(distance, precision):
+    """Also where coordinates are subnormal, which devices take for 0, or infinite."""
+    of_each_row = np.exp2(np.random.default_rng(3).uniform(-149, 127, (POINTS, 1)))
+    for scale in (*SCALES, of_each_row):
+        points = scaled(scale)
+        found = nearest(jnp.asarray(points), k=K, distance=distance, precision=precision)
+        left = np.isfinite(points).all(axis=1)
+        if distance == "cosine":
+            left &= np.abs(points).max(axis=1) >= np.finfo(np.float32).tiny
+        np.testing.assert_array_equal(found.unusable, ~left)
+        kept = np.flatnonzero(left)
+        if len(kept) <= K:
+            assert np.all(found.index == -1)
+            continue
+        order = np.argsort(distances(points[kept], distance), axis=1)[:, :K]
+        certain = ~np.asarray(found.uncertain)[kept]
+        np.testing.assert_array_equal(
+            np.sort(found.index[kept][certain], axis=1), np.sort(kept[order][certain], axis=1)
+        )
+        assert certain.mean() >= 0.99 or np.size(scale) > 1 or scale < 1e-40
+
+
+def with_outlier(times: float, distance: str) -> np.ndarray:
+    """All others around a common direction; under cosine `times` closer together than it is far."""
+    points = CASES["common direction"]
+    if distance == "cosine":
+        points = normal(DIM, seed=1) * np.float32(times / 30) + CASES["gaussian"]
+        times = -1
+    return np.where(np.arange(POINTS)[:, None] == 7, points * np.float32(times), points)
+
+
+@variants
+def test_an_outlier_leaves_the_others_certain(variant):
+    """And lets bfloat16 prove them, on whichever device it is."""
+    distance = VARIANTS[variant]["distance"]
+    for times in (1e2, 1e3, 1e4, *((1e6, 1e12) if distance == "euclidean" else ())):
+        points = with_outlier(times, distance)
+        found = search(points, variant)
+        others = np.arange(POINTS) != 7
+        assert found.uncertain[others].mean() <= 0.01
+        assert found.redone[others].mean() <= 0.05
+        check(points, found, distance)
 
 
 UNUSABLE = {

@@ -163,7 +163,7 @@ def test_keys_leave_each_device_as_often_as_there_are_others(monkeypatch, scale,
     assert sorted(left) == sorted([*range(8)] * 7 * rounds)
 
 
-def test_nothing_travels_but_the_keys_of_a_device_and_sums():
+def test_nothing_travels_but_the_keys_of_a_device_and_numbers():
     search = jax.jit(partial(nearest, k=5, mesh=MESH, precision="fast"))
     split = NamedSharding(MESH, PartitionSpec("data"))
     points = jax.ShapeDtypeStruct((400, 32), jnp.float32, sharding=split)
@@ -172,8 +172,11 @@ def test_nothing_travels_but_the_keys_of_a_device_and_sums():
     moved = sorted((kind, shape) for shape, kind in re.findall(pattern, program))
     # Once by bfloat16, once by float32 for what is redone.
     keys = [("collective-permute", shape) for shape in ("f32[50]", "f32[50,32]") * 2]
-    sums = [("all-reduce", shape) for shape in ("f32[32]", "f32[]", "s32[]", "s32[]", "s32[]")]
-    assert moved == sorted([*keys, *sums])
+    # Three means for the centre, and two distances of each point from it.
+    means = ("f32[32]", "s32[]") * 3
+    sums = [("all-reduce", shape) for shape in (*means, "f32[]", "s32[]", "s32[]")]
+    distances = [("all-gather", "f32[400]")] * 2
+    assert moved == sorted([*keys, *sums, *distances])
 
 
 @pytest.mark.parametrize("mesh", [None, MESH], ids=["one device", "8 devices"])
