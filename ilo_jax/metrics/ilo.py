@@ -9,9 +9,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from ilo_jax.metrics.arguments import mesh_errors, refuse
 from ilo_jax.metrics.bridging import bridge, number_of, reach, touched
+from ilo_jax.metrics.labels import count_languages, neighbor_errors, tally_errors
 from ilo_jax.metrics.neighbors.meshes import automatic
-from ilo_jax.metrics.neighbors.search import Neighbors, nearest, refuse, search_errors
+from ilo_jax.metrics.neighbors.search import Neighbors, nearest, search_errors
+from ilo_jax.metrics.numerics import own_numerics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class IloSettings:
     distance: str = "cosine"
     """"cosine" or "euclidean"."""
     precision: str = "exact"
-    """"exact" or "fast": how neighbours are proposed; the same ones are found."""
+    """"exact" or "fast": how neighbours are proposed; the certain ones are the same."""
     permutations: int = 20
     """Number of shuffles of the language labels behind the ceiling, at least 1."""
     draws: int = 5
@@ -52,50 +55,11 @@ class IloScores(NamedTuple):
     """Points left out: not finite, or zero under cosine."""
     redone: Int[Array, " lang"]
     """Points for which products of low precision proved too little, so that float32 decided."""
+    unlabelled: Int[Array, ""]
+    """Points left out, of all together, because their label is none of the languages."""
 
 
-def tally_errors(k: int, *, min_languages: int, num_languages: int) -> list[str]:
-    """What makes a tally impossible, one sentence each; empty if nothing does."""
-    errors = []
-    if num_languages < 2:
-        errors.append(f"there must be at least 2 languages, got {num_languages}")
-    most = max(1, min(k, num_languages - 1))
-    if not 1 <= min_languages <= most:
-        errors.append(
-            f"min_languages must be in [1, {most}] for k={k} and {num_languages} languages, "
-            f"got {min_languages}"
-        )
-    return errors
-
-
-def count_languages(
-    states: Float[Array, "lang sent dim"] | Float[Array, "point dim"],
-    languages: Int[Array, " point"] | None,
-    num_languages: int | None,
-) -> int:
-    """Number of languages, which the shape of states tells or else the caller, and only one.
-
-    Raises:
-        ValueError: If states "point dim" come without `languages` and `num_languages`, or states
-            "lang sent dim" with one of them, or if there is not one label for each point.
-    """
-    if states.ndim == 3 and languages is None and num_languages is None:
-        return states.shape[0]
-    if states.ndim == 2 and languages is not None and num_languages is not None:
-        if languages.shape != states.shape[:1]:
-            raise ValueError(
-                f"languages must have the shape {states.shape[:1]} for states {states.shape}, "
-                f"got {languages.shape}"
-            )
-        return num_languages
-    given = {"languages": languages, "num_languages": num_languages}
-    names = [name for name, value in given.items() if value is not None]
-    raise ValueError(
-        "states must have the shape (lang, sent, dim), or (point, dim) with languages and "
-        f"num_languages; got {states.shape} with {' and '.join(names) or 'neither'}"
-    )
-
-
+@own_numerics()
 def ilo(
     states: Float[Array, "lang sent dim"] | Float[Array, "point dim"],
     *,
@@ -139,34 +103,40 @@ def ilo(
     Args:
         states: Sentences by language, or points in any order with a label each.
         languages: With states "point dim", the language of each point in [0, num_languages);
-            any other label, such as -1 for padding, marks a point that is not there.
+            -1, for padding, or where labels are traced any other one, marks a point that is not
+            there, and is counted as `unlabelled`.
         num_languages: With states "point dim", the number of languages.
         k: Number of neighbours.
         min_languages: Number of other languages that a point must touch to bridge.
         distance: "cosine" or "euclidean".
-        precision: "exact" or "fast", as for `nearest`; both give the same scores.
+        precision: "exact" or "fast", as for `nearest`; both give the same scores to a language
+            without uncertain points.
         mesh: Devices to share the work, as for `nearest`.
 
     Raises:
         ValueError: If `k` is outside [1, points - 1] or `min_languages` outside [1, min(k,
             languages - 1)], if there are fewer than two languages or more than 2^30 points, if
-            the distance or the precision is another, or if states "point dim" come without
-            `languages` and `num_languages`, or states "lang sent dim" with one of them.
+            the distance, the precision or the mesh is another, if states are no floats, or "point
+            dim" without `languages` and `num_languages`, or "lang sent dim" with one of them, or
+            if labels are not one for each point, or known and neither a language nor -1.
     """
     count = count_languages(states, languages, num_languages)
     points = automatic(states).reshape(-1, states.shape[-1])
     if languages is None:
-        languages = jnp.repeat(jnp.arange(count), states.shape[1])
-    languages = automatic(languages)
+        languages = jnp.repeat(jnp.arange(count, dtype=jnp.int32), states.shape[1])
+    # Narrower integers could not be compared with the number of languages.
+    languages = automatic(languages).astype(jnp.int32)
     errors = search_errors(len(points), k=k, distance=distance, precision=precision)
-    refuse(errors + tally_errors(k, min_languages=min_languages, num_languages=count))
+    errors += tally_errors(k, min_languages=min_languages, num_languages=count)
+    refuse(errors + mesh_errors(mesh))
     present = (languages >= 0) & (languages < count)
     neighbors = nearest(
         points, k=k, distance=distance, usable=present, precision=precision, mesh=mesh
     )
-    return tally(neighbors, languages, num_languages=count, min_languages=min_languages)
+    return _tally(neighbors, languages, num_languages=count, min_languages=min_languages)
 
 
+@own_numerics()
 def tally(
     neighbors: Neighbors,
     languages: Int[Array, " point"],
@@ -178,14 +148,16 @@ def tally(
 
     Args:
         neighbors: What `nearest` returned.
-        languages: Language of each point in [0, num_languages); any other label counts nowhere.
+        languages: Language of each point in [0, num_languages), as for `ilo`.
         num_languages: Number of languages.
         min_languages: Number of other languages that a point must touch to bridge.
 
     Raises:
-        ValueError: If `min_languages` is outside [1, min(k, num_languages - 1)], or if there are
-            fewer than two languages.
+        ValueError: If `min_languages` is outside [1, min(k, num_languages - 1)], if there are
+            fewer than two languages, or if labels are not one for each point, or known and
+            neither a language nor -1.
     """
+    refuse(neighbor_errors(neighbors, languages, num_languages=num_languages))
     k = neighbors.index.shape[1]
     refuse(tally_errors(k, min_languages=min_languages, num_languages=num_languages))
     languages = automatic(languages)
@@ -200,6 +172,7 @@ def _tally(
     num_languages: int,
     min_languages: int,
 ) -> IloScores:
+    languages = languages.astype(jnp.int32)
     counted = counted_languages(neighbors, languages)
     touches = touched(neighbors.index, counted, num_languages=num_languages)
     share = bridge(touches, counted, min_languages=min_languages)
@@ -209,10 +182,11 @@ def _tally(
     return IloScores(
         bridge=share,
         reach=reached,
-        ilo=2 * share * reached / jnp.where(total == 0, 1, total),
+        ilo=2 * share * reached / jnp.where(total == 0, 1.0, total),
         uncertain=number(neighbors.uncertain),
         unusable=number(neighbors.unusable),
         redone=number(neighbors.redone),
+        unlabelled=jnp.sum((languages < 0) | (languages >= num_languages), dtype=jnp.int32),
     )
 
 

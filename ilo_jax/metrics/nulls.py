@@ -1,26 +1,40 @@
 """What ILO would be by chance: under perfect mixing, and without any shared meaning."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from ilo_jax.metrics.ilo import (
-    IloSettings,
-    count_languages,
-    counted_languages,
-    ilo,
-    tally,
-    tally_errors,
-)
+from ilo_jax.metrics.arguments import integer_errors, is_integer, mesh_errors, refuse
+from ilo_jax.metrics.ilo import IloSettings, counted_languages, ilo, tally
+from ilo_jax.metrics.labels import count_languages, neighbor_errors, tally_errors
 from ilo_jax.metrics.neighbors.cloud import usable_points
-from ilo_jax.metrics.neighbors.search import Neighbors, refuse, search_errors
+from ilo_jax.metrics.neighbors.scale import rescaled
+from ilo_jax.metrics.neighbors.search import Neighbors, search_errors
+from ilo_jax.metrics.numerics import own_numerics
 
 
+def seed_errors(seed: Any) -> list[str]:
+    """What makes a value no seed."""
+    if is_integer(seed) and 0 <= seed < 2**63:
+        return []
+    return [f"seed must be in [0, 2^63 - 1], got {seed!r}"]
+
+
+def _keys(seed: int, *, number: int) -> Key[Array, " key"]:
+    """Random keys of all bits of a seed, whatever the caller's own random numbers are made by."""
+    # jax.random.key would drop the upper half of the bits, and is the same for seeds below 2^32.
+    words = jnp.asarray(np.array([seed >> 32, seed % 2**32], np.uint32))
+    return jax.random.split(jax.random.wrap_key_data(words, impl="threefry2x32"), number)
+
+
+@own_numerics()
 def ceiling(
     neighbors: Neighbors,
     languages: Int[Array, " point"],
@@ -40,24 +54,24 @@ def ceiling(
 
     Args:
         neighbors: What `nearest` returned.
-        languages: Language of each point in [0, num_languages); any other label counts nowhere.
+        languages: Language of each point in [0, num_languages), as for `ilo`.
         num_languages: Number of languages.
         min_languages: Number of other languages that a point must touch to bridge.
-        seed: Of the permutations.
+        seed: Of the permutations, in [0, 2^63 - 1].
         permutations: How many to average over.
 
     Raises:
-        ValueError: As `tally` does, or if `permutations` is below 1.
+        ValueError: As `tally` does, or if `permutations` is below 1 or the seed out of range.
     """
+    refuse(neighbor_errors(neighbors, languages, num_languages=num_languages))
     k = neighbors.index.shape[1]
     errors = tally_errors(k, min_languages=min_languages, num_languages=num_languages)
-    if permutations < 1:
-        errors.append(f"permutations must be at least 1, got {permutations}")
-    refuse(errors)
+    errors += integer_errors({"permutations": permutations}, least=1)
+    refuse(errors + seed_errors(seed))
     return _ceiling(
         neighbors,
         languages,
-        jax.random.split(jax.random.key(seed), permutations),
+        _keys(seed, number=permutations),
         num_languages=num_languages,
         min_languages=min_languages,
     )
@@ -72,6 +86,7 @@ def _ceiling(
     num_languages: int,
     min_languages: int,
 ) -> Float[Array, " lang"]:
+    languages = languages.astype(jnp.int32)
     score = partial(tally, neighbors, num_languages=num_languages, min_languages=min_languages)
     counted = counted_languages(neighbors, languages)
     shuffled = lax.map(lambda key: score(_shuffle(key, counted, num_languages)).ilo, keys)
@@ -90,6 +105,7 @@ def _shuffle(
     return jnp.where(absent, languages, jnp.zeros_like(languages).at[places].set(languages[donors]))
 
 
+@own_numerics()
 def gaussian(
     states: Float[Array, "lang sent dim"] | Float[Array, "point dim"],
     *,
@@ -119,7 +135,7 @@ def gaussian(
     point has no covariance: its draw is that point.
 
     States "point dim" need `languages` to be known: their largest count becomes a shape, so this
-    form does not work under `jax.jit`. The other one does.
+    form does not work where labels are traced under `jax.jit`. The other one does.
 
     Cost: `draws` times that of `ilo`, and 2 lang sent^2 dim operations for each draw; sent^2
     weights of one language at a time.
@@ -131,24 +147,24 @@ def gaussian(
         k: As for `ilo`.
         min_languages: As for `ilo`.
         distance: As for `ilo`.
-        seed: Of the draws.
+        seed: Of the draws, in [0, 2^63 - 1].
         draws: How many to average over.
         precision: As for `ilo`.
         mesh: As for `ilo`; the points are drawn on every device, and searched by all together.
 
     Raises:
-        ValueError: As `ilo` does, or if `draws` is below 1 or no point has a language.
+        ValueError: As `ilo` does, or if `draws` is below 1, the seed out of range, labels traced,
+            or no point has a language.
     """
     count = count_languages(states, languages, num_languages)
     points = states.size // states.shape[-1]
     errors = search_errors(points, k=k, distance=distance, precision=precision)
     errors += tally_errors(k, min_languages=min_languages, num_languages=count)
-    if draws < 1:
-        errors.append(f"draws must be at least 1, got {draws}")
-    refuse(errors)
+    errors += integer_errors({"draws": draws}, least=1)
+    refuse(errors + seed_errors(seed) + mesh_errors(mesh))
     return _gaussian(
         states if languages is None else _stacked(states, languages, count),
-        jax.random.split(jax.random.key(seed), draws),
+        _keys(seed, number=draws),
         k=k,
         min_languages=min_languages,
         distance=distance,
@@ -161,6 +177,11 @@ def _stacked(
     points: Float[Array, "point dim"], languages: Int[Array, " point"], num_languages: int
 ) -> Float[Array, "lang sent dim"]:
     """Points by language, in order; shorter languages end in NaN."""
+    if isinstance(languages, Tracer):
+        raise ValueError(
+            "languages must be known for the Gaussian null, got traced ones; close over them "
+            'instead of passing them to jax.jit, or give states "lang sent dim"'
+        )
     labels = np.asarray(languages)
     if not ((labels >= 0) & (labels < num_languages)).any():
         raise ValueError(f"some label must be in [0, {num_languages}), got none of {len(labels)}")
@@ -183,6 +204,8 @@ def _gaussian(
     precision: str,
     mesh: Mesh | None,
 ) -> Float[Array, " lang"]:
+    states = _near_one(states, distance=distance)
+
     def score(key: Key[Array, ""]) -> Float[Array, " lang"]:
         each = jax.random.split(key, len(states))
         drawn = lax.map(lambda cloud: _draw(*cloud, distance=distance), (each, states))
@@ -192,6 +215,21 @@ def _gaussian(
     return jnp.mean(lax.map(score, keys), axis=0)
 
 
+def _near_one(
+    states: Float[Array, "lang sent dim"], *, distance: str
+) -> Float[Array, "lang sent dim"]:
+    """States at a scale at which no mean and no draw of them overflows; NaN where unusable.
+
+    A power of two changes no draw but by itself: one for all under euclidean, and under cosine one
+    for each language.
+    """
+    states = lax.stop_gradient(states).astype(jnp.float32)
+    usable = jax.vmap(partial(usable_points, distance=distance))(states)[..., None]
+    size = jnp.where(usable, jnp.abs(states), 0.0)
+    peak = jnp.max(size, axis=(1, 2) if distance == "cosine" else None, keepdims=True)
+    return jnp.where(usable, rescaled(states, peak), jnp.nan)
+
+
 def _draw(
     key: Key[Array, ""], points: Float[Array, "sent dim"], *, distance: str
 ) -> Float[Array, "sent dim"]:
@@ -199,10 +237,11 @@ def _draw(
     points = lax.stop_gradient(points).astype(jnp.float32)
     usable = usable_points(points, distance=distance)
     present = usable[:, None]
-    count = jnp.sum(usable)
-    mean = jnp.sum(jnp.where(present, points, 0), axis=0) / jnp.maximum(count, 1)
-    centred = jnp.where(present, points - mean[None], 0)
-    weights = jax.random.normal(key, (len(points), len(points)))
+    count = jnp.sum(usable, dtype=jnp.int32)
+    total = jnp.sum(jnp.where(present, points, 0.0), axis=0)
+    mean = total / jnp.maximum(count, 1).astype(jnp.float32)
+    centred = jnp.where(present, points - mean[None], 0.0)
+    weights = jax.random.normal(key, (len(points), len(points)), jnp.float32)
     spread = jnp.matmul(weights, centred, precision=lax.Precision.HIGHEST)
-    drawn = mean[None] + spread / jnp.sqrt(jnp.maximum(count - 1, 1))
+    drawn = mean[None] + spread / jnp.sqrt(jnp.maximum(count - 1, 1).astype(jnp.float32))
     return jnp.where(present, drawn, jnp.nan)

@@ -10,10 +10,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ilo_jax.metrics.ilo import IloSettings, tally, tally_errors
+from ilo_jax.metrics.arguments import array_errors, integer_errors, mesh_errors, refuse
+from ilo_jax.metrics.ilo import IloSettings, tally
+from ilo_jax.metrics.labels import tally_errors
 from ilo_jax.metrics.neighbors.meshes import automatic, automatic_mesh
-from ilo_jax.metrics.neighbors.search import nearest, refuse, search_errors
-from ilo_jax.metrics.nulls import ceiling, gaussian
+from ilo_jax.metrics.neighbors.search import nearest, search_errors
+from ilo_jax.metrics.nulls import ceiling, gaussian, seed_errors
+from ilo_jax.metrics.numerics import own_numerics
 
 DEFAULTS = IloSettings()
 
@@ -56,23 +59,21 @@ def check_settings(settings: IloSettings, *, num_points: int, num_languages: int
         ValueError: Naming each of them: `k` outside [1, num_points - 1], `min_languages` outside
             [1, min(k, num_languages - 1)], fewer than two languages, more than 2^30 points, an
             unknown distance or precision, fewer than one permutation or draw, a seed outside
-            [0, 2^63 - 1].
+            [0, 2^63 - 1]; or settings that are no `IloSettings`.
     """
+    if not isinstance(settings, IloSettings):
+        raise ValueError(f"settings must be IloSettings, got a {type(settings).__name__}")
+    refuse(integer_errors({"num_points": num_points, "num_languages": num_languages}))
     k = settings.k
     errors = search_errors(
         num_points, k=k, distance=settings.distance, precision=settings.precision
     )
     errors += tally_errors(k, min_languages=settings.min_languages, num_languages=num_languages)
-    errors += [
-        f"{name} must be at least 1, got {getattr(settings, name)}"
-        for name in ("permutations", "draws")
-        if getattr(settings, name) < 1
-    ]
-    if not 0 <= settings.seed < 2**63:
-        errors.append(f"seed must be in [0, 2^63 - 1], got {settings.seed}")
-    refuse(errors)
+    counts = {"permutations": settings.permutations, "draws": settings.draws}
+    refuse(errors + integer_errors(counts, least=1) + seed_errors(settings.seed))
 
 
+@own_numerics()
 def referenced(
     states: Float[Array, "lang sent dim"],
     *,
@@ -110,10 +111,11 @@ def referenced(
             states are.
 
     Raises:
-        ValueError: If `check_settings` refuses the settings, or if states are not "lang sent dim".
+        ValueError: If `check_settings` refuses the settings, if states are not floats "lang sent
+            dim", or if the mesh is none.
     """
-    if states.ndim != 3:
-        raise ValueError(f"states must have the shape (lang, sent, dim), got {states.shape}")
+    errors = array_errors("states", states, axes="lang sent dim", of="floats")
+    refuse(errors + mesh_errors(mesh))
     lang, sent, _ = states.shape
     check_settings(settings, num_points=lang * sent, num_languages=lang)
     return _referenced(automatic(states), settings=settings, mesh=mesh and automatic_mesh(mesh))
@@ -124,11 +126,14 @@ def _referenced(
     states: Float[Array, "lang sent dim"], *, settings: IloSettings, mesh: Mesh | None
 ) -> ReferencedScores:
     lang, sent, dim = states.shape
-    languages = jnp.repeat(jnp.arange(lang), sent)
+    languages = jnp.repeat(jnp.arange(lang, dtype=jnp.int32), sent)
     search: dict[str, Any] = {"k": settings.k, "distance": settings.distance, "mesh": mesh}
     search["precision"] = settings.precision
     counts = {"num_languages": lang, "min_languages": settings.min_languages}
     neighbors = nearest(states.reshape(lang * sent, dim), **search)
+    tallied = tally(neighbors, languages, **counts)._asdict()
+    # States by language have all their labels.
+    del tallied["unlabelled"]
     scores = ReferencedScores(
         ceiling=ceiling(
             neighbors,
@@ -144,7 +149,7 @@ def _referenced(
             draws=settings.draws,
             **search,
         ),
-        **tally(neighbors, languages, **counts)._asdict(),
+        **tallied,
     )
     if mesh is None:
         return scores
@@ -156,5 +161,16 @@ def stacked(states: Sequence[ReferencedScores]) -> ReferencedScores:
 
     Args:
         states: At least one, of the same languages.
+
+    Raises:
+        ValueError: If there is none, or if these are no scores of as many languages each.
     """
+    states = list(states)
+    kinds = sorted({type(state).__name__ for state in states})
+    if kinds != ["ReferencedScores"]:
+        what = ", ".join(kinds) or "none"
+        raise ValueError(f"states must be at least one ReferencedScores, got {what}")
+    shapes = sorted({np.shape(state.ilo) for state in states})
+    if len(shapes) > 1:
+        raise ValueError(f"states must have scores of the same languages, got {shapes}")
     return jax.tree.map(lambda *fields: np.stack(fields), *states)

@@ -1,20 +1,24 @@
 """Whether a sentence's nearest one in another language is its translation."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from ilo_jax.metrics.arguments import array_errors, choice_errors, refuse
 from ilo_jax.metrics.neighbors.cloud import Cloud, centred, usable_points
 from ilo_jax.metrics.neighbors.meshes import automatic
-from ilo_jax.metrics.neighbors.search import DISTANCES, refuse
+from ilo_jax.metrics.neighbors.search import DISTANCES
+from ilo_jax.metrics.numerics import own_numerics
 
 # What states computed twice in float32 may differ by.
 _ROUNDING = 2.0**-20
 
 
+@own_numerics()
 def retrieval(
     states: Float[Array, "lang sent dim"], *, distance: str = "cosine"
 ) -> Float[Array, "lang lang"]:
@@ -42,20 +46,20 @@ def retrieval(
         distance: "cosine" or "euclidean".
 
     Raises:
-        ValueError: If there are fewer than two languages or sentences, or the distance is another.
+        ValueError: If states are not floats "lang sent dim", if there are fewer than two languages
+            or sentences, or the distance is another.
     """
+    refuse(array_errors("states", states, axes="lang sent dim", of="floats"))
     refuse(_errors(states, distance))
     return _retrieval(automatic(states), distance=distance)
 
 
-def _errors(states: Float[Array, "lang sent dim"], distance: str) -> list[str]:
+def _errors(states: Float[Array, "lang sent dim"], distance: Any) -> list[str]:
     lang, sent, _ = states.shape
     errors = []
     if lang < 2 or sent < 2:
         errors.append(f"there must be at least 2 languages of 2 sentences, got {lang} of {sent}")
-    if distance not in DISTANCES:
-        errors.append(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
-    return errors
+    return errors + choice_errors("distance", distance, DISTANCES)
 
 
 @partial(jax.jit, static_argnames="distance")
@@ -66,7 +70,7 @@ def _retrieval(states: Float[Array, "lang sent dim"], *, distance: str) -> Array
     by_language = Cloud(*(part.reshape(lang, sent, *part.shape[1:]) for part in cloud))
 
     def from_one(queries: Cloud) -> Float[Array, " lang"]:
-        return lax.map(lambda keys: jnp.mean(_found(queries, keys)), by_language)
+        return lax.map(lambda keys: jnp.mean(_found(queries, keys), dtype=jnp.float32), by_language)
 
     shares = lax.map(from_one, by_language)
     return jnp.where(jnp.eye(lang, dtype=bool), jnp.nan, shares)

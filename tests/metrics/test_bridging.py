@@ -1,5 +1,7 @@
 """The parts of ILO, against loops over sets."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,10 +36,13 @@ SIZES = [(50, 3, 2), (300, 12, 5), (9000, 4, 3), (2000, 204, 64)]
 def test_against_sets(points, lang, k):
     index, languages = random(points, lang, k)
     sets = expected(index, languages, lang)
-    touches = touched(jnp.asarray(index), jnp.asarray(languages), num_languages=lang)
+    # Traced, for known labels of no language are an error.
+    touches = jax.jit(touched, static_argnames="num_languages")(
+        jnp.asarray(index), jnp.asarray(languages), num_languages=lang
+    )
     assert [{*np.flatnonzero(row)} for row in np.asarray(touches)] == sets
-    shares = bridge(touches, jnp.asarray(languages), min_languages=2)
-    reached = reach(touches, jnp.asarray(languages))
+    shares = jax.jit(partial(bridge, min_languages=2))(touches, jnp.asarray(languages))
+    reached = jax.jit(reach)(touches, jnp.asarray(languages))
     for language in range(lang):
         mine = [s for s, own in zip(sets, languages, strict=True) if own == language]
         share = np.float32(sum(len(s) >= 2 for s in mine)) / np.float32(len(mine))
@@ -62,6 +67,9 @@ def test_numbers_of_each_language():
 
 def test_under_vmap():
     index, languages = random(60, 4, 3)
-    touches = touched(jnp.asarray(index), jnp.asarray(languages), num_languages=4)
-    twice = jax.vmap(reach, (0, None))(jnp.stack([touches, ~touches]), jnp.asarray(languages))
-    np.testing.assert_array_equal(twice[0], reach(touches, jnp.asarray(languages)))
+    touches = jax.jit(touched, static_argnames="num_languages")(
+        jnp.asarray(index), jnp.asarray(languages), num_languages=4
+    )
+    both = jax.jit(jax.vmap(reach, (0, None)))
+    twice = both(jnp.stack([touches, ~touches]), jnp.asarray(languages))
+    np.testing.assert_array_equal(twice[0], jax.jit(reach)(touches, jnp.asarray(languages)))

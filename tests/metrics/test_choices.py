@@ -1,5 +1,7 @@
 """Multiple choice, by hand and against loops."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,12 @@ def test_what_is_not_a_number_spoils_its_own_language_only():
 
 
 def test_other_labels_count_nowhere():
-    scores = scored([[-1, -2]] * 4, [[1, 1]] * 4, [0, 1, 1, 1], [0, -1, 2, 7], num_languages=2)
+    """Where they are known, all but -1 are an error."""
+    wrong: Any = ([[-1, -2]] * 4, [[1, 1]] * 4, [0, 1, 1, 1], [0, -1, 2, 7])
+    with pytest.raises(ValueError, match=r"^languages must be in \[0, 2\), or -1 .* from -1 to 7"):
+        scored(*wrong, num_languages=2)
+    given = (jnp.array(wrong[0], jnp.float32), *map(jnp.array, wrong[1:]))
+    scores = jax.jit(choices, static_argnames="num_languages")(*given, num_languages=2)
     np.testing.assert_array_equal(scores.questions, [1, 0])
     np.testing.assert_array_equal(scores.accuracy, [1, np.nan])
 

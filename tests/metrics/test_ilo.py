@@ -260,7 +260,9 @@ LABELS = UNEVEN["twelve languages"]
 POINTS = meanings(LABELS, 24)
 
 
-def score(points=POINTS, labels=LABELS, *, num_languages=12, distance="cosine") -> IloScores:
+def score(
+    points: Any = POINTS, labels: Any = LABELS, *, num_languages=12, distance="cosine"
+) -> IloScores:
     settings = {"num_languages": num_languages, "distance": distance, "min_languages": 2}
     return ilo(jnp.asarray(points), languages=jnp.asarray(labels), **settings)
 
@@ -278,7 +280,8 @@ def test_order_of_points_changes_nothing():
 def test_order_of_languages_changes_nothing_else():
     names = np.random.default_rng(0).permutation(12)
     scores = score(labels=names[LABELS])
-    same(jax.tree.map(lambda x: x[names], scores), score())
+    renamed = jax.tree.map(lambda x: x[names] if x.ndim else x, scores)
+    same(renamed, score())
 
 
 def test_order_of_sentences_changes_nothing():
@@ -305,9 +308,33 @@ def test_states_by_language_are_points_with_labels():
 @pytest.mark.parametrize("absent", [-1, -7, 12])
 @pytest.mark.parametrize("rows", [POINTS[:4], POINTS[:4] * 1e20, np.full((4, 24), np.nan)])
 def test_points_of_no_language_are_not_there(absent, rows):
-    """Also where they lie nearest of all, far away, or nowhere."""
+    """Also where they lie nearest of all, far away, or nowhere; they are counted."""
     places = [0, 5, 5, len(LABELS)]
-    same(score(np.insert(POINTS, places, rows, axis=0), np.insert(LABELS, places, absent)), score())
+    points, labels = np.insert(POINTS, places, rows, axis=0), np.insert(LABELS, places, absent)
+    expected = score()._replace(unlabelled=4)
+    same(jax.jit(score)(points, labels), expected)
+    if absent == -1:
+        same(score(points, labels), expected)
+        return
+    with pytest.raises(
+        ValueError, match=r"^languages must be in \[0, 12\), or -1 for no language, "
+    ):
+        score(points, labels)
+
+
+def test_what_is_left_out_is_counted_on_devices_and_under_transforms():
+    points = jnp.asarray(np.stack([POINTS[:96], POINTS[-96:]]))
+    labels = np.stack([LABELS[:96], LABELS[-96:]])
+    labels[0, :5] = -1
+    given = partial(score, num_languages=12)
+    expected = [given(*one) for one in zip(points, labels, strict=True)]
+    for transform in (jax.vmap, jax.pmap):
+        found = transform(given)(points, jnp.asarray(labels))
+        assert found.unlabelled.tolist() == [5, 0]
+        for i, one in enumerate(expected):
+            same(jax.tree.map(lambda x, i=i: x[i], found), one)
+    shared: dict[str, Any] = {"num_languages": 12, "min_languages": 2, "mesh": MESH}
+    same(ilo(points[0], languages=jnp.asarray(labels[0]), **shared), expected[0])
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ilo_jax.metrics import Neighbors, ceiling, gaussian, ilo, nearest, tally
-from ilo_jax.metrics.nulls import _draw
+from ilo_jax.metrics.nulls import _draw, _keys
 from ilo_jax.sharding import make_mesh
 
 SETTINGS = {"k": 5, "min_languages": 3, "distance": "cosine"}
@@ -65,6 +65,35 @@ def test_the_seed_decides():
     null = gaussian(jnp.asarray(states), seed=1, **SETTINGS)
     np.testing.assert_array_equal(null, gaussian(jnp.asarray(states), seed=1, **SETTINGS))
     assert (null != gaussian(jnp.asarray(states), seed=2, **SETTINGS)).any()
+
+
+def test_all_bits_of_a_seed_decide():
+    """And those below 2^32 draw what `jax.random.key` draws from them."""
+    seeds = (1, 1 + 2**32, 1 + 2**62)
+    words = {tuple(jax.random.key_data(key).tolist()) for s in seeds for key in _keys(s, number=2)}
+    assert len(words) == 2 * len(seeds)
+    plain = jax.random.split(jax.random.key(7, impl="threefry2x32"), 3)
+    found = jax.random.key_data(_keys(7, number=3))
+    np.testing.assert_array_equal(found, jax.random.key_data(plain))
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_the_scale_of_states_changes_no_null(distance):
+    """Up to where their sum overflows, and down to where draws would be subnormal."""
+    states = normal(6, 100, 16) + 0.5 * normal(6, 1, 16, seed=1)
+    settings = SETTINGS | {"distance": distance}
+    expected = gaussian(jnp.asarray(states), seed=0, **settings)
+    for scale in (2.0**-124, 2.0**-60, 2.0**125):
+        scaled = jnp.asarray(states * np.float32(scale))
+        assert jnp.isfinite(scaled).all()
+        np.testing.assert_array_equal(gaussian(scaled, seed=0, **settings), expected)
+        assert jnp.isfinite(ilo(scaled, distance=distance).ilo).all()
+
+
+def test_languages_of_very_different_scales_have_a_null_under_cosine():
+    states = normal(6, 100, 16) + 0.5 * normal(6, 1, 16, seed=1)
+    scales = np.exp2(np.arange(-120, 120, 40, dtype=np.float32))[:, None, None]
+    np.testing.assert_array_equal(null_of(states * scales), null_of(states))
 
 
 def test_a_permutation_keeps_the_neighbours():

@@ -35,4 +35,4 @@ def automatic(array: Array) -> Array:
 def varying_like(array: Array, like: Array) -> Array:
     """The same array, of the type that a loop under the caller's `jax.shard_map` asks for."""
     # Chosen by a value that varies; XLA sees that nothing depends on it.
-    return jnp.where(like.reshape(-1)[0] == 0, array, array)
+    return jnp.where(like.reshape(-1)[0] == jnp.zeros((), like.dtype), array, array)

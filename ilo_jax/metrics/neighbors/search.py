@@ -8,7 +8,7 @@ error says whether the k nearest are certain. No N x N array is ever held.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,27 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from ilo_jax.metrics.arguments import (
+    array_errors,
+    choice_errors,
+    integer_errors,
+    is_integer,
+    length_errors,
+    mesh_errors,
+    refuse,
+)
 from ilo_jax.metrics.neighbors.cloud import Cloud, centred, low_precision_loss, usable_points
 from ilo_jax.metrics.neighbors.meshes import automatic, automatic_mesh
 from ilo_jax.metrics.neighbors.proof import Verdict, judged, product_slack
 from ilo_jax.metrics.neighbors.selection import Candidates, no_candidates
 from ilo_jax.metrics.neighbors.sizes import Sizes, sizes_for
 from ilo_jax.metrics.neighbors.sweep import keys_of, search_by_pairs, search_in_turn
+from ilo_jax.metrics.numerics import own_numerics
 
 DISTANCES = ("cosine", "euclidean")
 """How far two points are from each other: by their angle, or by the length between them."""
 PRECISIONS = ("exact", "fast")
-"""How neighbours are proposed; the same ones are found."""
+"""How neighbours are proposed; wherever they are certain, the same ones are found."""
 # Indices are int32, and so must be the number of points after they are padded.
 _MOST_POINTS = 2**30
 
@@ -46,30 +56,32 @@ class Neighbors(NamedTuple):
     """True where products of low precision proved too little, so that float32 decided."""
 
 
-def refuse(errors: list[str]) -> None:
-    """Raise all errors at once, if there are any.
-
-    Raises:
-        ValueError: If `errors` is not empty.
-    """
-    if errors:
-        raise ValueError("; ".join(errors))
-
-
-def search_errors(num_points: int, *, k: int, distance: str, precision: str = "exact") -> list[str]:
+def search_errors(num_points: int, *, k: Any, distance: Any, precision: Any) -> list[str]:
     """What makes a search impossible, one sentence each; empty if nothing does."""
-    errors = []
+    errors = integer_errors({"k": k})
     if num_points > _MOST_POINTS:
         errors.append(f"there must be at most {_MOST_POINTS} points, got {num_points}")
-    if not 1 <= k < num_points:
+    if num_points < 2:
+        errors.append(f"there must be at least 2 points, got {num_points}")
+    elif is_integer(k) and not 1 <= k < num_points:
         errors.append(f"k must be in [1, {num_points - 1}] for {num_points} points, got {k}")
-    if distance not in DISTANCES:
-        errors.append(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
-    if precision not in PRECISIONS:
-        errors.append(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    errors += choice_errors("distance", distance, DISTANCES)
+    return errors + choice_errors("precision", precision, PRECISIONS)
+
+
+def _sharing_errors(*, mesh: Any, symmetric: Any, block: Any, tile: Any) -> list[str]:
+    """What makes it impossible to cut a search up as asked for."""
+    sizes = {"block": block, "tile": tile}
+    errors = integer_errors({n: size for n, size in sizes.items() if size is not None}, least=1)
+    errors += mesh_errors(mesh)
+    if symmetric not in (None, True, False):
+        errors.append(f"symmetric must be True, False or None, got {symmetric!r}")
+    if symmetric and mesh is not None:
+        errors.append("symmetric must not be asked for with a mesh, got both")
     return errors
 
 
+@own_numerics()
 def nearest(
     points: Float[Array, "point dim"],
     *,
@@ -89,6 +101,7 @@ def nearest(
     points rounded to float32, in which everything is computed; where float32 cannot tell, or
     the k-th and (k+1)-th nearest tie, `uncertain` says so and either may be listed. A certain
     point has the same neighbours for every precision, mesh, block, tile and order of points.
+    Outliers, up to about 1e14 times as far away as the rest, make no other point uncertain.
 
     Works under `jax.jit`, `jax.vmap` and `jax.lax.map`, and without a mesh under
     `jax.shard_map`. Differentiable nowhere: the gradient is stopped.
@@ -98,13 +111,15 @@ def nearest(
     of it, and sends its points on n - 1 times; its memory is for an n-th of the points.
 
     Args:
-        points: One point per row, in any float type.
+        points: One point per row, in any float type; a float64 below the smallest normal float32
+            may be rounded to 0.
         k: Number of neighbours, at least 1 and below the number of points.
         distance: "cosine" (the angle between points) or "euclidean".
         usable: False where the caller leaves a point out, padding for example.
         precision: "exact" proposes by float32 products; "fast" by bfloat16 ones, and searches
             again in float32 for the points whose candidates then prove too little. Both decide
-            alike, so only the time differs.
+            alike, but "fast" proposes more candidates: of a cluster that products cannot tell
+            apart, as large as that, it leaves fewer points uncertain.
         mesh: Devices to share the work, over all its axes; points may lie on it in any way, on
             one process or several. None: wherever the points are.
         symmetric: Whether each product serves both its points, which takes half the products and
@@ -114,15 +129,17 @@ def nearest(
         tile: Scores that share a maximum in the selection; by default what balances its stages.
 
     Raises:
-        ValueError: If `k`, `distance`, `precision`, `block` or `tile` is not possible, if symmetric
-            is asked for with a mesh, or if there are more than 2^30 points.
+        ValueError: If points are no floats "point dim" or more than 2^30, if `usable` has not a
+            bool for each, if `k`, `distance`, `precision`, `mesh`, `block` or `tile` is not
+            possible, or if symmetric is asked for with a mesh.
     """
+    refuse(array_errors("points", points, axes="point dim", of="floats"))
     errors = search_errors(len(points), k=k, distance=distance, precision=precision)
-    for name, size in {"block": block, "tile": tile}.items():
-        if size is not None and size < 1:
-            errors.append(f"{name} must be at least 1, got {size}")
-    if symmetric and mesh is not None:
-        errors.append("symmetric must not be asked for with a mesh, got both")
+    errors += _sharing_errors(mesh=mesh, symmetric=symmetric, block=block, tile=tile)
+    if usable is not None:
+        wrong = array_errors("usable", usable, axes="point", of="bools")
+        count = len(points)
+        errors += wrong or length_errors({"usable": len(usable)}, expected=count, of="points")
     refuse(errors)
     points = automatic(points)
     usable = jnp.ones(len(points), bool) if usable is None else automatic(usable)
@@ -187,7 +204,7 @@ def _search(
         found = search_in_turn(
             no_candidates(points, sizes.count),
             keys,
-            order=jnp.arange(len(points)),
+            order=jnp.arange(len(points), dtype=jnp.int32),
             blocks=math.ceil(len(points) / sizes.block),
             sizes=sizes,
             low=low,
@@ -210,10 +227,12 @@ def _redo(
     axes: tuple[str, ...],
 ) -> Verdict:
     """The verdict, where it is unproven that on candidates by products of float32."""
-    order = jnp.argsort(~verdict.unproven)
-    blocks = (jnp.sum(verdict.unproven) + sizes.block - 1) // sizes.block
+    order = jnp.argsort(~verdict.unproven).astype(jnp.int32)
+    unproven = jnp.sum(verdict.unproven, dtype=jnp.int32)
+    blocks = (unproven + sizes.block - 1) // sizes.block
     # Whole blocks are searched for again.
-    again = jnp.zeros(len(order), bool).at[order].set(jnp.arange(len(order)) < blocks * sizes.block)
+    asked = jnp.arange(len(order), dtype=jnp.int32) < blocks * sizes.block
+    again = jnp.zeros(len(order), bool).at[order].set(asked)
     slack = product_slack(cloud.points.shape[1], low=False)
     found = jax.tree.map(
         partial(jnp.where, again[:, None]), no_candidates(cloud.points, sizes.count), found

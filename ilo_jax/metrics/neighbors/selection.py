@@ -31,9 +31,8 @@ class Candidates(NamedTuple):
 def no_candidates(queries: Float[Array, "query dim"], count: int) -> Candidates:
     """Candidates of queries that have none yet."""
     shape = (len(queries), count)
-    none = Candidates(
-        jnp.full(shape, -jnp.inf), jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32)
-    )
+    far = jnp.full(shape, jnp.inf, jnp.float32)
+    none = Candidates(-far, far, jnp.zeros(shape, jnp.int32))
     return jax.tree.map(lambda x: varying_like(x, queries), none)
 
 
@@ -78,7 +77,7 @@ def best_keys(
     peak = reduce(jnp.maximum, (score[:, place] + bias[None, place] for place in places))
     # One tile more, for the query itself may hold the maximum of one.
     _, chosen = lax.top_k(peak, min(count + 1, tiles))
-    index = jnp.arange(tile)[None, :, None] * tiles + chosen[:, None]
+    index = jnp.arange(tile, dtype=jnp.int32)[None, :, None] * tiles + chosen[:, None]
     index = index.reshape(queries, -1)
     inside = take(score, index) + bias.at[index].get(mode="promise_in_bounds")
     inside = jnp.where(index == own[:, None], -jnp.inf, inside)
@@ -111,9 +110,10 @@ def best_queries(
     tiled, by_tile = score.reshape(tiles, tile, keys), bias.reshape(tiles, tile)
     peak = lax.map(lambda part: _highest_row(*part), (tiled, by_tile))
     _, chosen = lax.top_k(peak[:, skip:].T, min(count, tiles))
-    index = chosen.T[:, None] * tile + jnp.arange(tile)[None, :, None]
+    index = chosen.T[:, None] * tile + jnp.arange(tile, dtype=jnp.int32)[None, :, None]
     index = index.reshape(-1, keys - skip)
-    inside = score.at[index, jnp.arange(skip, keys)[None]].get(mode="promise_in_bounds")
+    own = jnp.arange(skip, keys, dtype=jnp.int32)[None]
+    inside = score.at[index, own].get(mode="promise_in_bounds")
     inside += bias.at[index].get(mode="promise_in_bounds")
     return _highest(inside.T, index.T, count=count)
 

@@ -4,6 +4,7 @@ Nothing here is as large as N x N: of the scores, those of one block of queries 
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -34,6 +35,7 @@ class Keys(NamedTuple):
 
 
 Some = TypeVar("Some", Keys, Candidates)
+Carry = TypeVar("Carry")
 
 
 def keys_of(cloud: Cloud, slack: Float[Array, ""] | float) -> Keys:
@@ -58,6 +60,13 @@ def _bits(keys: Keys, *, low: bool) -> Array:
 
 def _part(arrays: Some, first: Int[Array, ""] | int, size: int) -> Some:
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, size), arrays)
+
+
+def _repeated(
+    times: Int[Array, ""] | int, body: Callable[[Int[Array, ""], Carry], Carry], start: Carry
+) -> Carry:
+    """What is left after `body` has seen 0, 1, ... in turn, in int32 as all indices."""
+    return lax.fori_loop(0, times, lambda number, x: body(jnp.asarray(number, jnp.int32), x), start)
 
 
 def search_in_turn(
@@ -115,9 +124,9 @@ def search_in_turn(
                 both = merged(jax.tree.map(lambda x: x[places], found), more)
                 return jax.tree.map(lambda x, y: x.at[places].set(y), found, both)
 
-            return lax.fori_loop(0, blocks, block, found)
+            return _repeated(blocks, block, found)
 
-        return lax.fori_loop(0, sizes.chunks, chunk, found) if sizes.chunks > 1 else chunk(0, found)
+        return _repeated(sizes.chunks, chunk, found) if sizes.chunks > 1 else chunk(0, found)
 
     def step(number: Int[Array, ""], carry: tuple[Candidates, Keys]) -> tuple[Candidates, Keys]:
         found, here = carry
@@ -127,7 +136,7 @@ def search_in_turn(
     if devices > 1:
         # Nothing travels where no device has anything to search for.
         steps = jnp.where(lax.pmax(blocks, axes) > 0, devices - 1, 0)
-        found, keys = lax.fori_loop(0, steps, step, (found, keys))
+        found, keys = _repeated(steps, step, (found, keys))
     return visit(found, keys, devices - 1)
 
 
@@ -152,7 +161,7 @@ def search_by_pairs(keys: Keys, *, sizes: Sizes, low: bool) -> Candidates:
         bits, bias = (lax.dynamic_slice_in_dim(x, first, wide) for x in around)
         part = lax.bitcast_convert_type(bits, jnp.bfloat16) if low else bits
         score = scores(part[:rows], part)
-        after = best_keys(score, bias, jnp.arange(rows), **select)
+        after = best_keys(score, bias, jnp.arange(rows, dtype=jnp.int32), **select)
         after = after._replace(index=(after.index + first) % points)
         before = best_queries(score, bias[:rows], skip=rows, **select)
         before = before._replace(index=before.index + first)
@@ -162,7 +171,7 @@ def search_by_pairs(keys: Keys, *, sizes: Sizes, low: bool) -> Candidates:
         parts = zip(meeting, found, met, strict=True)
         return Candidates(*(jnp.concatenate([a, b[wide:], c]) for a, b, c in parts))
 
-    found = lax.fori_loop(0, sizes.pairs, block, no_candidates(keys.points, sizes.count))
+    found = _repeated(sizes.pairs, block, no_candidates(keys.points, sizes.count))
     return _measured_in_blocks(found, keys, block=sizes.block)
 
 
@@ -175,4 +184,4 @@ def _measured_in_blocks(found: Candidates, keys: Keys, *, block: int) -> Candida
             lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), found, part
         )
 
-    return lax.fori_loop(0, math.ceil(len(keys.points) / block), one, found)
+    return _repeated(math.ceil(len(keys.points) / block), one, found)
