@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from ilo_jax.files import write_text
+from ilo_jax.refusals import listed
 
 Row = Mapping[str, Any]
 """The cells of a line, by column; those that nobody asks for are left out."""
@@ -22,6 +24,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How text begins that a spreadsheet takes for a formula; in a table it has a ' before it."""
 INTERLINGUA = "state language bridge reach ilo ceiling gaussian uncertain".split()
 """Columns of ILO beside its references, as every job writes it: those of `tidy` scores."""
+OPEN = 0.01
+"""Share of uncertain points from which on the second digit of a score means nothing."""
 
 
 def columns(lines: Iterable[Sequence[str]]) -> str:
@@ -121,6 +125,28 @@ def tidy(scores: Mapping[str, Any], languages: Sequence[str]) -> Iterator[dict[s
     for state, lang in np.ndindex(next(iter(arrays.values())).shape):
         values = {name: array[state, lang] for name, array in arrays.items()}
         yield {"state": state, "language": languages[lang]} | values
+
+
+def open_shares(uncertain: Int[np.ndarray, "state lang"], *, sentences: int) -> dict[int, float]:
+    """The states whose scores ties or rounding decide, with their share of uncertain points.
+
+    Args:
+        uncertain: Number of uncertain points.
+        sentences: Number of points of each language.
+    """
+    shares = np.asarray(uncertain).mean(axis=1) / sentences
+    return {state: share for state, share in enumerate(shares.tolist()) if share >= OPEN}
+
+
+def caution(shares: Mapping[int, float]) -> str:
+    """What to say of the states of `open_shares`; nothing where there are none."""
+    if not shares:
+        return ""
+    states = listed([f"{state} ({share:.0%} of its points)" for state, share in shares.items()])
+    return (
+        f"ties or rounding decide the scores at state {states}: the neighbours there are equal or "
+        "closer together than float32 tells; see uncertain in docs/ilo.md"
+    )
 
 
 def _cells(header: Sequence[str], rows: Iterable[Row], *, digits: int) -> Iterator[list[Any]]:

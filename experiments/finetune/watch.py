@@ -53,6 +53,8 @@ class Watch:
         rows = zip(languages, *(array.tolist() for array in found.texts), strict=True)
         self.bits.add(step, [dict(zip(TEXT, row, strict=True)) for row in rows])
         self.ilo.add(step, tables.tidy(found.scores._asdict(), languages))
+        sentences = len(self.held_out.corpus.sentences[0])
+        caution = tables.caution(tables.open_shares(found.scores.uncertain, sentences=sentences))
         bits, best = found.texts.bits_per_byte, np.nanmean(found.scores.ilo, axis=1)
         of_languages = zip(languages, bits.tolist(), strict=True)
         self.board.add(step, {f"bits_per_byte/{language}": bit for language, bit in of_languages})
@@ -60,4 +62,5 @@ class Watch:
         say(
             f"step {step}: {bits.mean():.3f} bits per byte (mean of {len(languages)} languages); "
             f"mean ILO highest at state {best.argmax()}, {best.max():.3f}"
+            + (f"; {caution}" if caution else "")
         )

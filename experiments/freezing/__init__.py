@@ -133,7 +133,8 @@ def compare(config: Config, run: Run) -> list[Judged]:
         report.write(run.workdir, found, languages, trained=config.trained)
     key = comparison_key(config, setting, held_out)
     leave_config(run.workdir, config, key, corpus=held_out.corpus)
-    say(report.table(found, languages, trained=config.trained))
+    sentences = len(held_out.corpus.sentences[0])
+    say(report.table(found, languages, trained=config.trained, sentences=sentences))
     if jax.process_index() == 0:
         size = f"{config.rows} x {setting.text.row_length} tokens"
         title = f"{setting.folder.name}, {config.steps} steps of {size}"

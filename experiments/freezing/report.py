@@ -60,8 +60,20 @@ def of_arm(judged: Sequence[Judged], arm: str, quantity: str) -> Float[np.ndarra
     return np.stack([getattr(each.scores, quantity) for each in found])
 
 
-def table(judged: Sequence[Judged], languages: Sequence[str], *, trained: str) -> str:
-    """What happened to the languages and to the space, for people."""
+def table(
+    judged: Sequence[Judged], languages: Sequence[str], *, trained: str, sentences: int
+) -> str:
+    """What happened to the languages and to the space, for people.
+
+    Where ties or rounding decide the scores of a state, the share of uncertain points stands beside
+    them.
+
+    Args:
+        judged: All models.
+        languages: In the order of the scores.
+        trained: The language that was learnt; "" for none of them.
+        sentences: Number of points of each language.
+    """
     arms = [arm for arm in ARMS if any(one.arm == arm for one in judged)]
     bits = {arm: of_arm(judged, arm, "bits_per_byte").mean(axis=0) for arm in arms}
     lines = [("bits per byte", *(ARMS[arm] for arm in arms))]
@@ -74,12 +86,21 @@ def table(judged: Sequence[Judged], languages: Sequence[str], *, trained: str) -
     lines.append(("ILO, mean of languages", *([""] * len(arms))))
     ilo = {arm: np.nanmean(of_arm(judged, arm, "ilo"), axis=(0, 2)) for arm in arms}
     null = {arm: np.nanmean(of_arm(judged, arm, "gaussian"), axis=(0, 2)) for arm in arms}
+    uncertain = {arm: of_arm(judged, arm, "uncertain").mean(axis=0) for arm in arms}
+    shares = {arm: tables.open_shares(uncertain[arm], sentences=sentences) for arm in arms}
     for state in range(len(ilo["base"])):
-        cells = (f"{ilo[arm][state]:.3f} (null {null[arm][state]:.3f})" for arm in arms)
+        cells = (
+            f"{ilo[arm][state]:.3f} (null {null[arm][state]:.3f}{_mark(shares[arm].get(state))})"
+            for arm in arms
+        )
         lines.append((f"state {state}", *cells))
     cells = (f"{ilo[arm].mean():.3f} (null {null[arm].mean():.3f})" for arm in arms)
     lines.append(("mean of states", *cells))
     return tables.columns(lines)
+
+
+def _mark(share: float | None) -> str:
+    return "" if share is None else f", {share:.0%} uncertain"
 
 
 def write(

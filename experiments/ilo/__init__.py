@@ -72,7 +72,9 @@ def measure(config: Config, run: Run) -> ReferencedScores:
         write(run.workdir, scores, stored)
     took = stored.took | {"seconds": round(seconds, 3)}
     leave_config(run.workdir, config, stored.key, corpus=corpus, took=took)
-    say(report.table(scores, languages=corpus.languages))
+    say(report.table(scores, languages=corpus.languages, sentences=sent))
+    if caution := tables.caution(tables.open_shares(scores.uncertain, sentences=sent)):
+        say(caution)
     if jax.process_index() == 0:
         draw(run.workdir, scores, stored, config)
     say(f"scored in {seconds:.1f} s; wrote scores.csv, config.json and ilo.png in {run.workdir}")

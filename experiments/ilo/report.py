@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from experiments import pictures
+from experiments import pictures, tables
 from ilo_jax.corpora.languages import by_family, find
 from ilo_jax.metrics import ReferencedScores
 
@@ -16,14 +16,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def table(scores: ReferencedScores, *, languages: Sequence[str]) -> str:
-    """ILO as text: languages by hidden states, then the mean and its references."""
+def table(scores: ReferencedScores, *, languages: Sequence[str], sentences: int) -> str:
+    """ILO as text: languages by hidden states, then the mean and its references.
+
+    A last row gives the share of uncertain points, where ties or rounding decide the scores of a
+    state.
+
+    Args:
+        scores: "state lang".
+        languages: In the order of the scores.
+        sentences: Number of points of each language.
+    """
     states = range(len(scores.ilo))
     lines = ["state    " + "".join(f" {s:4}" for s in states)]
     order = by_family(languages)
     lines += [_row(code, scores.ilo[:, languages.index(code)]) for code in order]
     for name, values in (("mean", "ilo"), ("ceiling", "ceiling"), ("gaussian", "gaussian")):
         lines.append(_row(name, np.nanmean(getattr(scores, values), axis=1)))
+    if shares := tables.open_shares(scores.uncertain, sentences=sentences):
+        cells = (_cell(shares[s]) if s in shares else " " * 4 for s in states)
+        lines.append("uncertain" + "".join(f" {cell}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import ilo
+from experiments.finetune import watch as watching
 from experiments.finetune.board import Board
 from experiments.finetune.watch import Watch, read_slice
 from experiments.launch import Run
@@ -55,6 +56,17 @@ def test_what_is_judged_is_written_down_for_every_language_and_state(held_out, m
         at = int(row["state"]), languages.index(row["language"])
         assert float(row["ilo"]) == pytest.approx(found.scores.ilo[at], rel=1e-6)
         assert float(row["gaussian"]) == pytest.approx(found.scores.gaussian[at], rel=1e-6)
+
+
+def test_states_that_ties_or_rounding_decide_are_said(held_out, model, tmp_path, monkeypatch):
+    found, said = judge(model, held_out, name="tiny"), []
+    uncertain = np.zeros_like(found.scores.uncertain)
+    uncertain[2] = 3
+    doubtful = found._replace(scores=found.scores._replace(uncertain=uncertain))
+    monkeypatch.setattr(watching, "judge", lambda *_, **__: doubtful)
+    monkeypatch.setattr(watching, "say", said.append)
+    Watch(tmp_path, held_out, Board(None), name="tiny", until=-1)(0, model)
+    assert "; ties or rounding decide the scores at state 2 (50% of its points): " in said[0]
 
 
 def read(file: Path) -> list[dict[str, str]]:

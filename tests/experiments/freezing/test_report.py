@@ -19,6 +19,8 @@ LANGUAGES = ["swe_Latn", "xyz_Latn", "dan_Latn", "deu_Latn"]
 ORDER = ["dan_Latn", "deu_Latn", "swe_Latn", "xyz_Latn"]
 TRAINED = "deu_Latn"
 STATES = 3
+# So many that no share of uncertain points is worth a word.
+SENTENCES = 2000
 
 
 def found(seed: int) -> Judgement:
@@ -132,7 +134,7 @@ def test_csvs_are_tidy(tmp_path, judged):
 
 
 def test_table_marks_the_trained_language_and_leaves_it_out_of_the_others(judged):
-    lines = table(judged, LANGUAGES, trained=TRAINED).splitlines()
+    lines = table(judged, LANGUAGES, trained=TRAINED, sentences=SENTENCES).splitlines()
     assert len({len(line) for line in lines}) == 1
     stripped = [line.strip() for line in lines]
     for text in ("as it is", "full fine-tuning", "early layers frozen"):
@@ -149,7 +151,10 @@ def test_table_marks_the_trained_language_and_leaves_it_out_of_the_others(judged
 
 
 def test_table_has_ilo_and_its_null_of_every_state(judged):
-    lines = [line.strip() for line in table(judged, LANGUAGES, trained=TRAINED).splitlines()]
+    lines = [
+        line.strip()
+        for line in table(judged, LANGUAGES, trained=TRAINED, sentences=SENTENCES).splitlines()
+    ]
     assert lines[6:8] == ["", "ILO, mean of languages"]
     means = {}
     for name in ("ilo", "gaussian"):
@@ -164,8 +169,21 @@ def test_table_has_ilo_and_its_null_of_every_state(judged):
     assert [cell for cell in lines[-1].split()[3:] if cell in whole] == whole
 
 
+def test_table_has_the_share_of_uncertain_points_where_that_decides(judged):
+    text = table(judged, LANGUAGES, trained=TRAINED, sentences=50)
+    for arm in freezing_report.ARMS:
+        shares = of_arm(judged, arm, "uncertain").mean(axis=(0, 2)) / 50
+        assert (shares > 0.01).all()
+        for share in shares:
+            assert f", {share:.0%} uncertain)" in text
+    assert len({len(line) for line in text.splitlines()}) == 1
+
+
 def test_table_without_a_trained_language_is_of_all(judged):
-    lines = [line.strip() for line in table(judged, LANGUAGES, trained="").splitlines()]
+    lines = [
+        line.strip()
+        for line in table(judged, LANGUAGES, trained="", sentences=SENTENCES).splitlines()
+    ]
     assert "(trained)" not in "".join(lines)
     bits = of_arm(judged, "base", "bits_per_byte").mean()
     assert lines[5].startswith("mean")
@@ -174,7 +192,7 @@ def test_table_without_a_trained_language_is_of_all(judged):
 
 def test_table_of_some_arms_has_their_columns(judged):
     some = [one for one in judged if one.arm != "full"]
-    first = table(some, LANGUAGES, trained=TRAINED).splitlines()[0]
+    first = table(some, LANGUAGES, trained=TRAINED, sentences=SENTENCES).splitlines()[0]
     assert "full fine-tuning" not in first
     assert "early layers frozen" in first
 

@@ -33,7 +33,7 @@ def test_csv_is_tidy(tmp_path: Path):
 
 
 def test_table_has_every_language_then_mean_and_references():
-    lines = report.table(SCORES, languages=LANGUAGES).splitlines()
+    lines = report.table(SCORES, languages=LANGUAGES, sentences=2000).splitlines()
     assert [line.split()[0] for line in lines] == [
         "state",
         "dan_Latn",
@@ -47,6 +47,22 @@ def test_table_has_every_language_then_mean_and_references():
     assert lines[3].split()[1:] == [".25", "nan"]
     assert lines[4].split()[1:] == [".15", ".02"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_table_marks_the_states_that_ties_or_rounding_decide():
+    """Of state 0 are 1 % uncertain, in the mean of the languages, of state 1 are 4 %."""
+    lines = report.table(SCORES, languages=LANGUAGES, sentences=101).splitlines()
+    assert lines[-1] == "uncertain       .04"
+    lines = report.table(SCORES, languages=LANGUAGES, sentences=100).splitlines()
+    assert lines[-1] == "uncertain  .01  .04"
+    assert len({len(line) for line in lines}) == 1
+    shares = tables.open_shares(COUNTS, sentences=100)
+    assert tables.caution(shares) == (
+        "ties or rounding decide the scores at state 0 (1% of its points), 1 (4% of its points): "
+        "the neighbours there are equal or closer together than float32 tells; see uncertain in "
+        "docs/ilo.md"
+    )
+    assert tables.caution({}) == ""
 
 
 @pytest.mark.parametrize("states", [2, 33])
