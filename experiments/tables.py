@@ -142,10 +142,11 @@ def caution(shares: Mapping[int, float]) -> str:
     """What to say of the states of `open_shares`; nothing where there are none."""
     if not shares:
         return ""
-    states = listed([f"{state} ({share:.0%} of its points)" for state, share in shares.items()])
+    states = listed([str(state) for state in shares])
     return (
-        f"ties or rounding decide the scores at state {states}: the neighbours there are equal or "
-        "closer together than float32 tells; see uncertain in docs/ilo.md"
+        f"ties or rounding decide the scores at state {states}, of whose points up to "
+        f"{max(shares.values()):.0%} are uncertain: look for sentences that are equal, or nearly "
+        "so (docs/ilo.md)"
     )
 
 

@@ -66,7 +66,10 @@ def test_states_that_ties_or_rounding_decide_are_said(held_out, model, tmp_path,
     monkeypatch.setattr(watching, "judge", lambda *_, **__: doubtful)
     monkeypatch.setattr(watching, "say", said.append)
     Watch(tmp_path, held_out, Board(None), name="tiny", until=-1)(0, model)
-    assert "; ties or rounding decide the scores at state 2 (50% of its points): " in said[0]
+    assert (
+        "; ties or rounding decide the scores at state 2, of whose points up to 50% are uncertain"
+        in said[0]
+    )
 
 
 def read(file: Path) -> list[dict[str, str]]:

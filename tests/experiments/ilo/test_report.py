@@ -58,9 +58,8 @@ def test_table_marks_the_states_that_ties_or_rounding_decide():
     assert len({len(line) for line in lines}) == 1
     shares = tables.open_shares(COUNTS, sentences=100)
     assert tables.caution(shares) == (
-        "ties or rounding decide the scores at state 0 (1% of its points), 1 (4% of its points): "
-        "the neighbours there are equal or closer together than float32 tells; see uncertain in "
-        "docs/ilo.md"
+        "ties or rounding decide the scores at state 0, 1, of whose points up to 4% are uncertain: "
+        "look for sentences that are equal, or nearly so (docs/ilo.md)"
     )
     assert tables.caution({}) == ""
 
