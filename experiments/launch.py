@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from experiments import command_line
 from ilo_jax import alarm, joining
 from ilo_jax.files import own_folder, user_cache
+from ilo_jax.processes import together
 
 FLAGS = flags.FLAGS
 
@@ -34,6 +35,24 @@ class Run(NamedTuple):
     workdir: Path
     profile: bool = False
     """Whether to leave a trace of what the devices do in WORKDIR/trace."""
+
+    def make_folder(self) -> None:
+        """Make the run folder if it is not there; every process does.
+
+        Raises:
+            OSError: If it cannot be made.
+            RuntimeError: If it cannot on another process.
+        """
+        together(self._make_folder, what=f"making {self.workdir}")
+
+    def _make_folder(self) -> None:
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"cannot make the run folder {self.workdir}: {error.strerror}; choose another "
+                "--workdir"
+            ) from error
 
     def traced(self) -> AbstractContextManager:
         """What leaves a trace of all that is computed within it, if that is asked for."""

@@ -117,7 +117,11 @@ def kvstore(url: str | Path) -> ts.KvStore:
         ValueError: If tensorstore does not know the URL.
     """
     if "://" in str(url):
-        return ts.KvStore.open(f"{url}/").result()
+        try:
+            return ts.KvStore.open(f"{url}/").result()
+        except ValueError as error:
+            where = "a folder, or a URL that tensorstore knows, such as gs://bucket/folder"
+            raise ValueError(f"{url} must be {where}: {error}") from error
     folder = Path(url)
     folder.mkdir(parents=True, exist_ok=True)
     return ts.KvStore.open({"driver": "file", "path": f"{folder.resolve()}/"}).result()

@@ -126,7 +126,7 @@ def measure(config: Config, run: Run) -> Results:
     corpus, folder = read_corpus(config), open_model(config)
     given = {"shape": config.shape, "language": config.question_language}
     questions = [q for file in question_files(config) for q in read_questions(file, **given)]
-    run.workdir.mkdir(parents=True, exist_ok=True)
+    run.make_folder()
     results, left = Results(), Left(run.workdir, config, corpus, folder)
     measured = itertools.chain(
         by_likelihood(config, folder, corpus, questions, run),

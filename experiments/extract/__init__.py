@@ -41,6 +41,7 @@ def extract(config: Config, run: Run) -> Stored:
     """
     check(config)
     folder, corpus = open_model(config), read_corpus(config)
+    run.make_folder()
     stored = stored_states(config, folder, corpus, run, taps=config.taps)
     leave_config(run.workdir, config, stored.key, corpus=corpus, took=stored.took)
     return stored

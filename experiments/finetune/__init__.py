@@ -53,6 +53,7 @@ def finetune(config: Config, job: Run) -> Path | None:
     setting, folder = prepare(config), job.workdir / "model"
     held_out = _held_out(config, setting) if config.evaluate else None
     key = training_key(config, setting)
+    job.make_folder()
     with opened(job.workdir, key) as checkpoints:
         if folder.is_dir() and checkpoints.latest() == config.steps:
             say(f"this training has ended already; its model is in {folder}")

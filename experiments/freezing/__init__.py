@@ -124,6 +124,7 @@ def compare(config: Config, run: Run) -> list[Judged]:
             f"trained must be one of the languages judged, {', '.join(languages)}; got "
             f"{config.trained!r}"
         )
+    run.make_folder()
     found = []
     for arm in arms(config, run, setting.folder):
         if (folder := arm.train()) is None:

@@ -61,7 +61,7 @@ def measure(config: Config, run: Run) -> ReferencedScores:
     corpus = read_corpus(config)
     lang, sent = len(corpus.languages), len(corpus.sentences[0])
     check_settings(settings_of(config), num_points=lang * sent, num_languages=lang)
-    run.workdir.mkdir(parents=True, exist_ok=True)
+    run.make_folder()
     stored = stored_states(
         config, open_model(config), corpus, run, taps=f"residual:{config.pooling}"
     )

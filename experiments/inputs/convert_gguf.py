@@ -50,8 +50,7 @@ def convert(file: Path, output: Path, *, overwrite: bool = False) -> "PreTrained
         ImportError: If a package of the extra `gguf` is missing.
     """
     check(file, output, overwrite=overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as beside:
+    with folder_beside(output) as beside:
         new, old = Path(beside, "new"), Path(beside, "old")
         gguf = unpacked(file, Path(beside))
         reader = opened(gguf)
@@ -80,6 +79,15 @@ def check(file: Path, output: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{output} exists; --overwrite replaces it")
     if output.exists() and not (output / "config.json").is_file():
         raise FileExistsError(f"{output} is not replaced: it holds no config.json, so no model")
+
+
+def folder_beside(output: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder beside another, which is gone in the end."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent)
+    except OSError as error:
+        raise OSError(f"cannot write {output}: {error.strerror}") from error
 
 
 def unpacked(file: Path, folder: Path) -> Path:

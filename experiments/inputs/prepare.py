@@ -33,7 +33,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("name", None, "Of the dataset, in lower case.", required=True)
     incomplete = "Leave out, in all languages, lines that are empty or a placeholder in one."
     flags.DEFINE_bool("drop_incomplete", False, incomplete)
-    flags.DEFINE_integer("most_bytes", MOST.bytes, "That an archive may unpack to.")
-    flags.DEFINE_integer("most_file_bytes", MOST.file_bytes, "That each of its files may.")
-    flags.DEFINE_integer("most_files", MOST.files, "That an archive may hold, folders included.")
+    whole, files = "That an archive may unpack to.", "That it may hold, folders included."
+    flags.DEFINE_integer("most_bytes", MOST.bytes, whole, lower_bound=1)
+    each = "That each of its files may."
+    flags.DEFINE_integer("most_file_bytes", MOST.file_bytes, each, lower_bound=1)
+    flags.DEFINE_integer("most_files", MOST.files, files, lower_bound=1)
     launch.start(main)

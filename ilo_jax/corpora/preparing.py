@@ -56,6 +56,7 @@ def prepare(
     Raises:
         FileExistsError: If that folder is there already, whatever it holds.
         FileNotFoundError: If there is nothing at `source`.
+        OSError: If something there cannot be read, or that folder cannot be written.
         ValueError: If `name` is not as above; if `source` is no corpus, is damaged, is an
             archive of anything but plain files inside it or unpacks to more, if its splits differ
             in their languages, or one is larger than `MOST_OF_A_SPLIT`; the message names what
@@ -71,10 +72,17 @@ def prepare(
     for split, corpus in corpora.items():
         if corpus.dropped:
             log.warning("left out %d lines of %s, %s", corpus.dropped, source, split)
-    builder = _builder(corpora, name=name, data_dir=Path(data_dir))
-    with tempfile.TemporaryDirectory() as nothing:
-        builder.download_and_prepare(download_dir=nothing)
+    _write(corpora, folder)
     return folder
+
+
+def _write(corpora: Mapping[str, Parallel], folder: Path) -> None:
+    try:
+        builder = _builder(corpora, name=folder.parent.name, data_dir=folder.parents[1])
+        with tempfile.TemporaryDirectory() as nothing:
+            builder.download_and_prepare(download_dir=nothing)
+    except OSError as error:
+        raise OSError(f"cannot write {folder}: {error}") from error
 
 
 def _read_source(source: Path, most: Most, drop_incomplete: bool) -> dict[str, Parallel]:

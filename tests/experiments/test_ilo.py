@@ -307,19 +307,6 @@ def test_damaged_models_are_refused(
     assert not list((tmp_path / "run").glob("scores.csv"))
 
 
-def test_an_unwritable_run_folder_is_one_clear_line(config, tmp_path):
-    (tmp_path / "file").write_text("")
-    done = subprocess.run(
-        command(f"--config.model={config.model}", f"--workdir={tmp_path}/file/run"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert f"{tmp_path}/file" in done.stderr
-
-
 def test_a_full_disk_is_told_and_nothing_is_half_written(config, tmp_path):
     """A limit on file size stands for the disk: the first chunk does not fit."""
     limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"

@@ -1,7 +1,5 @@
 """The line between a job and the command line."""
 
-import pytest
-
 from tests.pairs import ended, free_port, start
 
 JOB = """
@@ -59,29 +57,6 @@ def test_bad_input_is_one_line_and_a_bug_is_not_hidden():
     code, _, error = run("--config.k=14")
     assert code == 1
     assert "Traceback" in error
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--config.k=x"], "flag --config.k=x: must be an integer"),
-        (
-            ["--config.no=1", "--workdri=x", "--config.modle", "y"],
-            "Unknown command line flags 'config.no', 'workdri' (nearest: --workdir), "
-            "'config.modle' (nearest: --config.model); --help lists all",
-        ),
-        (["--config=configs/extract/sample.py"], "a configuration of experiments.ilo, got"),
-        (["--config=nowhere.py"], "--config must be a Python file, got nowhere.py"),
-        (["--unknown"], "Unknown command line flag 'unknown'"),
-        (["extra"], "unknown arguments: extra"),
-    ],
-)
-def test_unknown_flags_are_one_line(flags, message):
-    code, out, error = run(*flags)
-    assert (code, out) == (1, "")
-    assert error.startswith("error: ")
-    assert message in error
-    assert error.count("\n") == 1
 
 
 def test_help_lists_fields_with_the_values_of_the_configuration_and_flags():
