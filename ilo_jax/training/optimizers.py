@@ -28,7 +28,7 @@ def warmup_cosine(peak: float, *, warmup: int, steps: int) -> optax.Schedule:
     """
     if errors := schedule_errors(peak, warmup=warmup, steps=steps):
         raise ValueError("; ".join(errors))
-    return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, steps)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
 
 
 def adamw(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ilo_jax.activations import planning
-from ilo_jax.activations.planning import steps_of
+from ilo_jax.activations.planning import planned, steps_of
 from ilo_jax.activations.schedule import schedule
+from ilo_jax.activations.store import open_store
 from ilo_jax.corpora.packing import Sentences, as_sentences
 from ilo_jax.models.config import (
     AttentionConfig,
@@ -60,6 +61,17 @@ def test_short_rows_are_compiled_where_they_are_worth_it(
     monkeypatch.setattr(planning, "WORTH", worth)
     found = planning._row_lengths(config(dim), sentences, batch_tokens=batch_tokens)
     assert found == expected
+
+
+def test_batches_are_as_few_as_may_be_and_none_much_emptier(sentences, tmp_path):
+    """In 512 tokens fit 8 rows of the first kind, and 2 of the second."""
+    store = open_store(tmp_path, {}, {}, lang=1)
+    plan = planned(config(32), sentences, store, [], batch_tokens=512, width=1)
+    needed = np.array(plan.longest)
+    batches = -(-needed // np.array([8, 2]))
+    assert needed[0] % batches[0]
+    assert list(plan.rows) == (-(-needed // batches)).tolist()
+    assert plan.counts().tolist() == [batches.tolist()]
 
 
 def test_a_process_with_less_to_do_waits_on_padding(sentences, monkeypatch):

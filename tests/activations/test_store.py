@@ -87,6 +87,20 @@ def test_what_is_written_is_read_again(store: Store, tmp_path: Path):
         np.testing.assert_array_equal(again.tokens("token_ids", lang), IDS[lang])
 
 
+def test_of_many_languages_only_the_one_that_is_written_is_cleared(tmp_path: Path):
+    """Language 1 is not those whose number begins with 1, nor the next."""
+    arrays = {
+        "neurons_tokens": Layout(("lang", "token", "dim"), (13, 9, 3), "float32", (1,)),
+        "lengths": Layout(("lang", "sent"), (13, 5), "int32"),
+    }
+    store, lengths = open_store(tmp_path, KEY, arrays, lang=13), np.array([1, 2, 1, 2, 3], np.int32)
+    for lang in (0, 2, 10, 12, 1):
+        store.write(lang, {"neurons_tokens": TOKENS[1][lang : lang + 9], "lengths": lengths})
+    for lang in (0, 1, 2, 10, 12):
+        found = store.tokens("neurons_tokens", lang)
+        np.testing.assert_array_equal(found, TOKENS[1][lang : lang + 9])
+
+
 def test_a_layer_that_was_not_taken_is_not_read(full: Store):
     assert full.layers("residual_mean") == [0, 1, 6]
     assert full.layers("neurons_tokens") == [1]

@@ -259,7 +259,14 @@ def test_rows_are_as_long_as_the_longest_sentence_needs():
 
 @pytest.mark.parametrize(
     ("count", "batch_tokens", "shapes"),
-    [(1, 256, [8]), (8, 256, [8]), (9, 256, [8, 8]), (9, 512, [16]), (17, 512, [16, 16])],
+    [
+        (1, 256, [8]),
+        (8, 256, [8]),
+        (9, 256, [8, 8]),
+        (9, 512, [16]),
+        (17, 512, [16, 16]),
+        (32, 768, [16, 16]),
+    ],
 )
 def test_batches_are_of_one_shape_and_even(count, batch_tokens, shapes):
     sentences = as_sentences([[1] * 200] * count)

@@ -30,8 +30,8 @@ def test_an_option_follows_its_question_after_a_space(tokenizer, ours):
 
 
 def test_scores_by_hand():
-    """By likelihood, and by likelihood for each letter: -4 / 2 is more than -3."""
-    scores = answer_scores(np.array([-3.0, -4, -1, -2, -3, -2, -1]), QUESTIONS)
+    """By likelihood, and for each letter: -5 / 2 is more than -3, the space before it left out."""
+    scores = answer_scores(np.array([-3.0, -5, -1, -2, -3, -2, -1]), QUESTIONS)
     assert scores.languages == ("deu", "eng")
     np.testing.assert_allclose(scores.scores.accuracy, [0.5, 0])
     np.testing.assert_allclose(scores.scores.normalized, [1, 0])

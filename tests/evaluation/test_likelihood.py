@@ -50,6 +50,7 @@ def test_how_many_tokens_are_predicted(tokenizer):
     assert predicted_tokens(continuations(["cc"], ["dab"], tokenizer)).tolist() == [2]
     plain = as_sentences([[1, 2, 3], [4]], target=[[1, 1, 0], [1]])
     assert predicted_tokens(plain).tolist() == [1, 0]
+    assert plain.target.tolist() == [True, True, False, True]
 
 
 @pytest.fixture(scope="module")

@@ -54,9 +54,10 @@ def test_against_sets(points, lang, k):
 
 
 def test_one_point_among_many_reaches():
-    """A union, not a mean: also by the last of points that fill no whole block."""
-    touches = jnp.zeros((5000, 3), bool).at[4999, 2].set(True)
-    np.testing.assert_array_equal(reach(touches, jnp.arange(5000) % 2), [0, 1, np.nan])
+    """A union, not a mean: by the first point, or the last of those that fill no whole block."""
+    none, languages = jnp.zeros((5000, 3), bool), jnp.arange(5000) % 2
+    np.testing.assert_array_equal(reach(none.at[4999, 2].set(True), languages), [0, 1, np.nan])
+    np.testing.assert_array_equal(reach(none.at[0, 1].set(True), languages), [1, 0, np.nan])
 
 
 def test_numbers_of_each_language():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ilo_jax.metrics import Neighbors, ceiling, gaussian, ilo, nearest, tally
-from ilo_jax.metrics.nulls import _draw, _keys
+from ilo_jax.metrics.nulls import _draw, _keys, _shuffle
 from ilo_jax.sharding import make_mesh
 
 SETTINGS = {"k": 5, "min_languages": 3, "distance": "cosine"}
@@ -117,6 +117,16 @@ def test_only_counted_points_trade_labels():
     # One point reaches at most 5 of the 6 others that are there, and not all of them.
     assert found[1] < 10 / 11
     assert (found[2:] > 0.8).all()
+
+
+def test_labels_of_no_language_are_not_traded():
+    """Neither those below the first language, nor those beyond the last."""
+    labels = jnp.array([0, 1, -1, 2, 3, 4, 7] * 20)
+    shuffled = _shuffle(jax.random.key(0), labels, 4)
+    outside = (labels < 0) | (labels >= 4)
+    np.testing.assert_array_equal(shuffled[outside], labels[outside])
+    np.testing.assert_array_equal(jnp.sort(shuffled), jnp.sort(labels))
+    assert (shuffled != labels).any()
 
 
 def test_points_of_no_language_keep_their_place():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from ilo_jax.metrics import (
     IloScores,
@@ -111,6 +112,18 @@ def test_over_a_mesh_every_device_has_the_same_scores(states, scores, jitted):
         assert value.sharding.device_set == set(mesh.devices.ravel())
         wanted = getattr(scores, name)
         np.testing.assert_allclose(value, wanted, rtol=1e-6, err_msg=name)
+
+
+def shared(jaxpr) -> int:
+    """How many searches run over a mesh, those of inner functions included."""
+    inner = (sum(map(shared, jaxprs_in_params(eqn.params))) for eqn in jaxpr.eqns)
+    return sum(inner) + sum(eqn.primitive.name == "shard_map" for eqn in jaxpr.eqns)
+
+
+def test_a_mesh_shares_the_search_and_those_of_the_draws(states):
+    """Scores alone would not tell: without it they are the same, on one device."""
+    score = partial(referenced, settings=SETTINGS, mesh=make_mesh(data=8))
+    assert shared(jax.make_jaxpr(score)(states).jaxpr) == 2
 
 
 def test_a_mesh_of_explicit_axes_is_taken_too(states, scores):

@@ -95,10 +95,12 @@ def test_duplicates_are_not_found(distance, rounding):
 
 
 def test_all_equal_states_find_nothing():
-    states = jnp.asarray(np.broadcast_to(normal(8), (3, 5, 8)))
-    for distance in ("cosine", "euclidean"):
-        found = np.asarray(retrieval(states, distance=distance))
-        assert (found[~np.eye(3, dtype=bool)] == 0).all()
+    """Nor do those at the origin, where there is no rounding to tell them apart by."""
+    for state in (normal(8), np.zeros(8, np.float32)):
+        states = jnp.asarray(np.broadcast_to(state, (3, 5, 8)))
+        for distance in ("cosine", "euclidean"):
+            found = np.asarray(retrieval(states, distance=distance))
+            assert (found[~np.eye(3, dtype=bool)] == 0).all()
 
 
 @DISTANCES

@@ -1,6 +1,7 @@
 """The operations of a step as its formula has them, and as they stand in the program itself."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -172,6 +173,18 @@ def test_the_formula_is_the_program_of_every_kind_of_block(variant, freeze, how)
     config, size = of_variant(variant), {"rows": 2, "row_length": 32}
     found = products(traced(config, freeze, **size, **how).jaxpr.jaxpr)
     assert found == predicted(config, freeze, **size, **how).total
+
+
+def test_the_first_products_of_a_block_without_weights_before_them_need_no_way_back():
+    """In two gated blocks whose attention and MLP stand side by side, the first frozen."""
+    config = of_variant("cohere-mha")
+    bare = dataclasses.replace(config.blocks[0].norm, scale=False, bias=False)
+    blocks = tuple(dataclasses.replace(block, norm=bare) for block in config.blocks)
+    config, size = dataclasses.replace(config, blocks=blocks), {"rows": 2, "row_length": 32}
+    assert blocks[0].parallel
+    assert blocks[0].mlp.gated
+    found = products(traced(config, "paper:1", **size).jaxpr.jaxpr)
+    assert found == predicted(config, "paper:1", **size).total
 
 
 def test_parts_of_a_batch_cost_what_it_costs_whole():

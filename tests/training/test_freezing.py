@@ -197,6 +197,13 @@ def test_patterns_fit_whole_paths(ten, names):
     )
 
 
+def test_each_of_several_alternatives_fits_whole_paths(ten, names):
+    """layers/3 is the beginning of paths that train, embed/tokens/embedding is a path."""
+    mask = frozen_mask(names, read_rules("layers/3|norm/.*,layers/4|embed/tokens/embedding", ten))
+    frozen = {path for path, is_frozen in mask.items() if is_frozen}
+    assert frozen == {"embed/tokens/embedding", "norm/scale"}
+
+
 @pytest.mark.parametrize(
     ("name", "path"),
     [

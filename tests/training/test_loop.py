@@ -1,6 +1,7 @@
 import os
 import signal
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def of(events: list, kind: str) -> list[int]:
 
 
 def test_every_step_is_taken_and_logged_once_in_order():
-    logs, events = [], []
+    logs, events, start = [], [], time.perf_counter()
     state = run(events, logs=logs)
     assert int(state.step) == 7
     assert float(state.weights["a"]) == sum(range(7))
@@ -63,6 +64,7 @@ def test_every_step_is_taken_and_logged_once_in_order():
     assert [logged.loss for logged in logs] == [sum(range(i)) for i in range(7)]
     assert {logged.count for logged in logs} == {4}
     assert all(logged.seconds > 0 for logged in logs)
+    assert sum(logged.seconds for logged in logs) <= time.perf_counter() - start
     assert of(events, "save") == [7]
 
 
@@ -96,13 +98,14 @@ def test_nothing_is_left_to_do_after_the_last_step():
     assert events == []
 
 
+@pytest.mark.parametrize("evaluate", [0, 1])
 @pytest.mark.parametrize("save", [0, 1, 2])
-def test_a_diverged_step_is_named_and_nothing_of_it_is_kept(save):
+def test_a_diverged_step_is_named_and_nothing_of_it_is_kept(save, evaluate):
     events = []
     with pytest.raises(FloatingPointError, match=r"step 4 diverged: loss 3\.0, gradient norm inf"):
-        run(events, bad=3, save=save, evaluate=1)
+        run(events, bad=3, save=save, evaluate=evaluate)
     assert of(events, "log") == [1, 2, 3]
-    assert of(events, "evaluate") == [0, 1, 2, 3]
+    assert of(events, "evaluate") == ([0, 1, 2, 3] if evaluate else [])
     assert of(events, "save") == {0: [], 1: [1, 2, 3], 2: [2]}[save]
 
 

@@ -121,6 +121,20 @@ def train(learner: Learner, folder: Path, record: Record, *, every: Every = EVER
         )
 
 
+def test_the_seed_is_that_of_the_keys(tmp_path):
+    """The loss is what the key of the first part of the first step draws."""
+
+    def loss(trainable: Any, frozen: None, batch: Any, key: jax.Array) -> Total:
+        return Total(trainable * jax.random.normal(key), jnp.int32(1))
+
+    start = Start(jnp.ones(()), None, lambda step: np.zeros(1, np.float32))
+    learner = Learner(loss, optax.sgd(0.1), lambda: start, 1, seed=5, mesh=make_mesh(data=1))
+    record = Record()
+    train(learner, tmp_path, record)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 0), 0)
+    assert record.losses == {1: float(jax.random.normal(key))}
+
+
 def at_step(learner: Learner, number: int, act: Callable[[], Any]) -> Learner:
     """Return a learner to which something happens where the batch of a step is asked for."""
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModel
 
 from ilo_jax.models import parameters
-from ilo_jax.models.hub import checkpoint, loading
+from ilo_jax.models.hub import checkpoint, loading, placement
 from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import make_mesh
 from tests.models.hub.same import ONE, assert_same_weights
@@ -294,7 +294,10 @@ def test_head_that_is_the_embedding_may_be_in_the_file(tiny, rewritten, variant)
     loading.load(open_folder(rewritten(variant, {own: same})), mesh=ONE)
 
 
-def test_another_head_than_the_tied_one_is_refused(rewritten, tiny):
+@pytest.mark.parametrize("rows", [placement.ROWS, 10])
+def test_another_head_than_the_tied_one_is_refused(rewritten, tiny, monkeypatch, rows):
+    """Which differs in the last of its 64 rows, compared at once or ten at a time."""
+    monkeypatch.setattr(placement, "ROWS", rows)
     other = load_file(tiny("llama-tied").folder / "model.safetensors")["model.embed_tokens.weight"]
     other[-1, -1] += 1
     folder = rewritten("llama-tied", {"lm_head.weight": other})

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ilo_jax.models.config import AttentionConfig, Norm
 from ilo_jax.models.layers import spans
-from ilo_jax.models.layers.attention import Attention, alibi_slopes, attend
+from ilo_jax.models.layers.attention import Attention, _attend, alibi_slopes, attend
 from ilo_jax.models.layers.layout import Places, layout
 from tests.models.layers.places import (
     BATCH,
@@ -141,6 +141,15 @@ def test_bfloat16_scores_are_float32():
     assert got.dtype == jnp.bfloat16
     expected = softmax([256 / 2**0.5, 257 / 2**0.5])
     assert np.abs(got[0, 0, 0].astype(np.float32) - expected).max() <= 2**-8
+
+
+def test_bfloat16_weights_are_added_up_in_float32():
+    """Of 257 equal weights the sum is no number of bfloat16."""
+    config = AttentionConfig(heads=1, kv_heads=1, head_dim=2, scale=1.0)
+    query, keys = jnp.zeros((1, 1, 1, 1, 2), jnp.bfloat16), jnp.ones((1, 1, 257, 2), jnp.bfloat16)
+    mixed = _attend(query, keys, keys, jnp.zeros((1, 1, 1, 1, 257)), config=config)
+    assert mixed.dtype == jnp.float32
+    assert (mixed == 1).all()
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

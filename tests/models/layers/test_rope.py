@@ -203,6 +203,15 @@ def test_frequencies_by_torch(scaling, length, part, theta):
     assert attention_factor(ours) == factor
 
 
+def test_the_ramp_of_yarn_may_end_beyond_the_last_pair():
+    """Where theta is small: then no pair is stretched whole."""
+    parameters = dataclasses.asdict(YARN)
+    parameters["original_max_position_embeddings"] = parameters.pop("original_positions")
+    expected, _ = by_torch("yarn", length=None, head_dim=DIMS, rope_theta=8.0, **parameters)
+    assert expected[-1] > 1.5 * series(8.0)[-1] / 8
+    assert_close(frequencies(rope(YARN, theta=8.0)), expected)
+
+
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_frequencies_of_llama_3_by_torch(factor):
     parameters = {
