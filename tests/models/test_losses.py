@@ -9,8 +9,11 @@ from flax import nnx
 
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import losses, parameters
+from ilo_jax.models.hub import loading
+from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.models.losses import next_token_losses, predicted
 from ilo_jax.sharding import make_mesh
+from tests.models.hub.same import ONE
 from tests.models.variants import TOLERANCE
 
 CAUSAL = pytest.mark.parametrize("variant", ["llama-gqa", "gemma2-both"])
@@ -108,6 +111,18 @@ def test_parts_give_the_same_losses_and_gradients(ours, rows, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * scale)
 
 
+def test_scores_of_parts_are_not_kept_for_the_way_back(ours, rows, monkeypatch):
+    model, shape = ours("llama-tied"), rows.tokens.shape
+    scores = rows.tokens.size * model.config.vocab
+    monkeypatch.setattr(losses, "SCORES", scores // 6)
+
+    def way_back(final):
+        return jax.vjp(lambda final: next_token_losses(model, final, rows), final)[1]
+
+    kept = jax.eval_shape(way_back, jax.ShapeDtypeStruct((*shape, model.config.dim), jnp.float32))
+    assert max(leaf.size for leaf in jax.tree.leaves(kept)) < scores
+
+
 @pytest.mark.parametrize(
     ("seq", "scores", "parts"), [(12, 100, 1), (12, 101, 2), (12, 401, 6), (7, 101, 7), (4, 999, 4)]
 )
@@ -145,6 +160,15 @@ def test_what_does_not_divide_is_whole_on_every_device(rows, vocab, devices):
 def test_float32_whatever_the_dtype_of_the_states(ours, rows):
     final = jnp.ones((*rows.tokens.shape, 32), jnp.bfloat16)
     assert next_token_losses(ours("llama-gqa"), final, rows).dtype == jnp.float32
+
+
+def test_what_is_made_of_bfloat16_scores_is_float32(tiny, rows):
+    model = loading.load(open_folder(tiny("llama-gqa").folder), mesh=ONE, dtype=jnp.bfloat16)
+    final = jax.random.normal(jax.random.key(0), (*rows.tokens.shape, 32), jnp.bfloat16)
+    logits = model.logits(final)
+    assert logits.dtype == jnp.bfloat16
+    expected = definition(np.asarray(logits.astype(jnp.float32)), rows)
+    np.testing.assert_allclose(next_token_losses(model, final, rows), expected, rtol=1e-5)
 
 
 def test_a_bare_backbone_is_refused(ours, rows):

@@ -180,11 +180,11 @@ def test_the_first_products_of_a_block_without_weights_before_them_need_no_way_b
     config = of_variant("cohere-mha")
     bare = dataclasses.replace(config.blocks[0].norm, scale=False, bias=False)
     blocks = tuple(dataclasses.replace(block, norm=bare) for block in config.blocks)
-    config, size = dataclasses.replace(config, blocks=blocks), {"rows": 2, "row_length": 32}
+    config = dataclasses.replace(config, blocks=blocks)
     assert blocks[0].parallel
     assert blocks[0].mlp.gated
-    found = products(traced(config, "paper:1", **size).jaxpr.jaxpr)
-    assert found == predicted(config, "paper:1", **size).total
+    found = products(traced(config, "paper:1", rows=2, row_length=32).jaxpr.jaxpr)
+    assert found == predicted(config, "paper:1", rows=2, row_length=32).total
 
 
 def test_parts_of_a_batch_cost_what_it_costs_whole():
