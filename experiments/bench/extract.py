@@ -118,7 +118,8 @@ def compare(work: Work, searchers: Sequence[str]) -> Iterator[dict[str, Any]]:
     tokens, flops = int(work.lengths.sum()), forward_flops(work.model.config, work.lengths)
     for name, (seconds, found) in times.items():
         times_as_fast = {
-            other: round(timed.seconds.wall / seconds.wall, 3) for other, timed in times.items()
+            other: float(f"{timed.seconds.wall / seconds.wall:.4g}")
+            for other, timed in times.items()
         }
         yield {
             "model": work.name,

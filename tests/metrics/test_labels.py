@@ -1,6 +1,7 @@
 """Labels: which are languages, which are none, and which are an error where they are known."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def test_labels_are_known_beside_points_that_are_traced():
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.int16])
 def test_labels_may_be_of_few_bits(dtype):
     """Also where the number of languages, 200 with empty ones, has more."""
-    settings = {"num_languages": 200, "min_languages": 2}
+    settings: dict[str, Any] = {"num_languages": 200, "min_languages": 2}
     wide = ilo(POINTS, languages=LABELS, **settings)
     found = ilo(POINTS, languages=LABELS.astype(dtype), **settings)
     jax.tree.map(np.testing.assert_array_equal, found, wide)
