@@ -13,7 +13,7 @@ from ilo_jax.metrics.labels import count_languages, language_errors
 
 POINTS = jnp.asarray(np.random.default_rng(0).standard_normal((200, 4)), jnp.float32)
 LABELS = jnp.tile(jnp.arange(100), 2)
-COUNTS = {"num_languages": 100, "min_languages": 2}
+COUNTS: dict[str, Any] = {"num_languages": 100, "min_languages": 2}
 MESSAGE = (
     "languages must be in [0, 100), or -1 for no language, got labels from 1 to 100; count from 0, "
     "or give a larger number of languages"
