@@ -120,3 +120,10 @@ def test_weights_lie_as_their_shardings_say(config):
     kernel = parameters.weights(model)["layers/1/attn/k/kernel"]
     placed = jax.device_put(kernel, lies["layers/1/attn/k/kernel"])
     assert {shard.data.shape for shard in placed.addressable_shards} == {(8, 4)}
+
+
+def test_an_assembled_model_has_weights_of_the_dtype_that_it_computes_in(config):
+    assemble = parameters.assembler(config, make_mesh(data=1), dtype=jnp.bfloat16)
+    model = assemble(parameters.weights(drawn(config, seed=0)))
+    expected = parameters.shapes(parameters.abstract(config, dtype=jnp.bfloat16))
+    assert parameters.shapes(model) == expected

@@ -11,7 +11,7 @@ import pytest
 import torch
 from flax import nnx
 
-from ilo_jax.models.sites import Edit, editing, in_turn, reading, widths
+from ilo_jax.models.sites import Edit, editing, in_turn, reading, unvisited, widths
 from ilo_jax.models.transformer import Transformer
 from tests.models.reading import rows_of
 
@@ -287,6 +287,23 @@ def test_an_edit_is_data_one_compile_serves_them_all(ours, padded):
     np.testing.assert_allclose(strong["residual", 1], expected, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(strong["residual", 2][0], plain["residual", 2][0])
     assert (strong["residual", 2][1:] != plain["residual", 2][1:]).any(axis=-1).all()
+
+
+def test_of_visits_in_turn_the_last_that_shows_something_is_shown():
+    value = jnp.ones((1, 1, 2))
+    for turns in ([reading("residual"), unvisited], [unvisited, reading("residual")]):
+        assert in_turn(*turns)("residual", 0, value)[1] is value
+    twice = in_turn(reading("residual"), reading("residual", show=jnp.sum))
+    assert twice("residual", 0, value)[1] == 2
+    assert in_turn(unvisited, unvisited)("residual", 0, value)[1] is None
+
+
+def test_an_edit_keeps_the_dtype_of_the_stream(ours):
+    edit = editing(
+        {("residual", 1): Edit(jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1)))}, ours("llama-gqa").config
+    )
+    value, _ = edit("residual", 1, jnp.ones((1, 1, 32), jnp.bfloat16))
+    assert value.dtype == jnp.bfloat16
 
 
 # Gradients
