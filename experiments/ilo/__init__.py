@@ -32,7 +32,7 @@ class Config(Overlap, Compared, Extraction):
     """What a run measures, on what, and how."""
 
     precision: str = one_of(PRECISIONS, default=IloSettings.precision)
-    """exact or fast: how neighbours are proposed; the same are found."""
+    """exact or fast: how neighbours are proposed; the certain ones are the same."""
     permutations: int = at_least(1, default=IloSettings.permutations)
     """Shuffles of the language labels behind the ceiling."""
     draws: int = at_least(1, default=IloSettings.draws)
