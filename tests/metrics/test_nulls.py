@@ -145,7 +145,7 @@ def test_gaussian_of_clouds_far_apart_is_zero():
     np.testing.assert_array_equal(gaussian(states, seed=0, **SETTINGS), 0)
 
 
-@pytest.mark.parametrize("dim", [16, 200])
+@pytest.mark.parametrize("dim", [16, pytest.param(200, marks=pytest.mark.slow)])
 def test_gaussian_of_one_cloud_is_near_its_ceiling(dim):
     """Also where sentences are fewer than dimensions, as long as few of these matter."""
     states = normal(6, 100, dim) / np.arange(1, dim + 1, dtype=np.float32)

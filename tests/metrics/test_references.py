@@ -56,7 +56,7 @@ def scores(states) -> ReferencedScores:
     ("precision", "distance"),
     [
         ("fast", "cosine"),
-        ("exact", "euclidean"),
+        pytest.param("exact", "euclidean", marks=pytest.mark.slow),
         pytest.param("exact", "cosine", marks=pytest.mark.slow),
         pytest.param("fast", "euclidean", marks=pytest.mark.slow),
     ],

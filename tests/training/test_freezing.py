@@ -372,6 +372,7 @@ def taken_elsewhere(some: Training) -> tuple[dict[str, np.ndarray], Any]:
     return copied(weights), state
 
 
+@pytest.mark.slow
 def test_another_loop_with_optax_alone_ends_with_the_same_weights(training, trained):
     """What is frozen bit for bit, without moments; all else but for the order of sums."""
     some = training("own", "paper:1")
