@@ -1,7 +1,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from ilo_jax.corpora import parallel
 from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.parallel import SAMPLE, Parallel, read, sample
+from tests.corpora.material import plain, refusal
 
 TEXT = {"deu_Latn": ["eins", "zwei", "drei"], "eng_Latn": ["one", "two", "three"]}
 
@@ -35,16 +35,6 @@ def written(folder: Path, kind: str, text: dict[str, list[str]]) -> Path:
 def write_bytes(file: Path, content: bytes) -> Path:
     file.write_bytes(content)
     return file
-
-
-def refusal(call: Callable[[], object], kind: type[Exception] = ValueError) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    return str(caught.value)
-
-
-def plain(corpus: Parallel) -> dict[str, list[str]]:
-    return {code: list(text) for code, text in zip(corpus.languages, corpus.sentences, strict=True)}
 
 
 # Layouts
