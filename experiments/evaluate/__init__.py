@@ -30,7 +30,7 @@ from experiments.hardware import make_mesh
 from experiments.launch import Run, say
 from experiments.provenance import leave_config
 from experiments.settings import Compared, Extraction, check, one_of
-from experiments.states import open_model, read_corpus, stored_states
+from experiments.states import listed_names, open_model, read_corpus, stored_states
 from ilo_jax.corpora.choices import SHAPES, Question, read_questions
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.evaluation.answers import AnswerScores, answer_scores, question_tokens
@@ -78,7 +78,7 @@ def conflicts(config: Config) -> Iterator[str]:
 
 def question_files(config: Config) -> list[str]:
     """The files that hold the questions."""
-    return [name.strip() for name in config.questions.split(",") if name.strip()]
+    return listed_names(config.questions)
 
 
 def by_likelihood(
