@@ -5,21 +5,7 @@ from jax.sharding import Mesh
 
 from experiments.settings import Compute
 from ilo_jax import sharding
-
-BFLOAT16_TFLOPS = {
-    "NVIDIA A100": 312,
-    "NVIDIA H100": 989,
-    "NVIDIA H200": 989,
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5e": 197,
-    "TPU v5": 459,
-    "TPU v5p": 459,
-    "TPU v6 lite": 918,
-    "TPU v6e": 918,
-}
-"""Dense, by the beginning of JAX's name of a device and their makers' data sheets; SXM models of
-GPUs."""
+from ilo_jax.chips import chip_of
 
 
 def make_mesh(compute: Compute) -> Mesh:
@@ -40,8 +26,5 @@ def make_mesh(compute: Compute) -> Mesh:
 
 def peak_flops() -> float | None:
     """The bfloat16 operations per second of all devices, None where it is not known."""
-    kind = jax.devices()[0].device_kind
-    fitting = [name for name in BFLOAT16_TFLOPS if kind.startswith(name)]
-    if not fitting:
-        return None
-    return BFLOAT16_TFLOPS[max(fitting, key=len)] * 1e12 * jax.device_count()
+    chip = chip_of(jax.devices()[0].device_kind)
+    return chip and chip.bfloat16 * jax.device_count()

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -42,36 +42,55 @@ AnyMesh = Mesh | AbstractMesh
 OVER_MODEL = ("head", "kv", "mlp", "vocab")
 
 
-def make_mesh(*, data: int | None = None, model: int = 1) -> Mesh:
-    """The mesh ("data", "model") over the devices of all processes.
+def make_mesh(
+    *, data: int | None = None, model: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """The mesh ("data", "model") over devices, laid so that neighbours in it are joined.
 
     Args:
         data: Along which batches are split; None: all devices are used.
         model: Along which the weights are split.
+        devices: Such as those of `ilo_jax.topologies`; None: of all processes.
 
     Raises:
         ValueError: If there are fewer devices than asked for, or some would be left without
-            work that nobody left out: `model` does not divide them, and `data` is None.
+            work that nobody left out: `model` does not divide them, and `data` is None; or if the
+            way in which they are joined does not make such a mesh.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if model < 1 or model > len(devices):
         raise ValueError(f"model must be in [1, {len(devices)}] here, got {model}")
-    if data is None and len(devices) % model:
-        fitting = [str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+    fitting = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+    if data is None and model not in fitting:
         raise ValueError(
             f"model must divide the {len(devices)} devices, or {len(devices) % model} of them "
-            f"would be idle: one of {', '.join(fitting)}; got {model}"
+            f"would be idle: one of {', '.join(map(str, fitting))}; got {model}"
         )
     most = len(devices) // model
     data = most if data is None else data
     if not 1 <= data <= most:
         raise ValueError(f"data must be in [1, {most}] here with model={model}, got {data}")
-    return jax.make_mesh(
-        (data, model),
-        ("data", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices[: data * model],
-    )
+    mesh = _lay(data, model, devices)
+    if mesh is None:
+        whole = [(len(devices) // n, n) for n in fitting]
+        meshes = [f"{rows} x {n}" for rows, n in whole if _lay(rows, n, devices)]
+        raise ValueError(
+            "the way in which the devices are joined must make the mesh of data x model: all "
+            f"{len(devices)} make {', '.join(meshes)}; got {data} x {model}"
+        )
+    return mesh
+
+
+def _lay(data: int, model: int, devices: Sequence[Any]) -> Mesh | None:
+    try:
+        return jax.make_mesh(
+            (data, model),
+            ("data", "model"),
+            axis_types=(AxisType.Auto, AxisType.Auto),
+            devices=devices[: data * model],
+        )
+    except (AssertionError, NotImplementedError):  # by which JAX says that TPUs do not
+        return None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

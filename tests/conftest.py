@@ -1,7 +1,10 @@
 """Strict tests: eight CPU devices, warnings are errors, shapes and types are checked."""
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
@@ -12,6 +15,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 import jaxtyping
 import pytest
+
+if TYPE_CHECKING:
+    from ilo_jax.topologies import Topology
 
 jaxtyping.install_import_hook("ilo_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -39,6 +45,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     names = {item.path.name for item in session.items}
     if session.config.getoption("family_table") and "test_families.py" not in names:
         raise pytest.UsageError("--family-table needs tests/models/hub/test_families.py")
+
+
+@pytest.fixture(scope="session")
+def tpu() -> Callable[[str], "Topology"]:
+    """Return what gives a TPU slice by its name, such as v5e:2x2: programs compile for it."""
+    pytest.importorskip("libtpu", reason="pip install -e '.[tpu]', on Linux x86-64")
+    from ilo_jax.topologies import topology
+
+    return cache(topology)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"files", "recipes", "refusals"},
-    {"alarm", "joining", "processes"},
-    {"sharding"},
+    {"chips", "files", "hlo", "recipes", "refusals"},
+    {"alarm", "emitted", "gpu_targets", "joining", "processes"},
+    {"sharding", "topologies"},
     {"corpora"},
     {"models"},
     {"generation", "activations"},

@@ -79,6 +79,58 @@ def test_impossible_mesh_is_refused(data, model, message):
         make_mesh(data=data, model=model)
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "model", "shape"),
+    [
+        ("v5e:2x4", None, 2, (4, 2)),
+        ("v5e:2x4", 2, 1, (2, 1)),
+        ("v5p:2x2x2", None, 8, (1, 8)),
+        ("v4:2x2x1", None, 1, (4, 1)),
+    ],
+)
+def test_devices_that_are_not_there_make_the_same_mesh(tpu, name, data, model, shape):
+    devices = tpu(name).devices
+    mesh = make_mesh(data=data, model=model, devices=devices)
+    assert mesh.axis_names == ("data", "model")
+    assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
+    assert mesh.devices.shape == shape
+    assert set(mesh.devices.ravel()) == set(devices[: shape[0] * shape[1]])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "model", "message"),
+    [
+        ("v5e:2x4", None, 16, "model must be in [1, 8] here, got 16"),
+        (
+            "v5e:2x2",
+            None,
+            3,
+            "model must divide the 4 devices, or 1 of them would be idle: one of 1, 2, 4; got 3",
+        ),
+        ("v5e:2x2", 5, 1, "data must be in [1, 4] here with model=1, got 5"),
+        (
+            "v5e:2x2",
+            3,
+            1,
+            "the way in which the devices are joined must make the mesh of data x model: all 4 "
+            "make 4 x 1, 2 x 2, 1 x 4; got 3 x 1",
+        ),
+        (
+            "v5p:4x4x12",
+            None,
+            2,
+            "the way in which the devices are joined must make the mesh of data x model: all 192 "
+            "make 192 x 1, 48 x 4, 16 x 12, 12 x 16, 4 x 48, 1 x 192; got 96 x 2",
+        ),
+    ],
+)
+def test_a_mesh_that_devices_do_not_make_is_refused_with_those_that_they_make(
+    tpu, name, data, model, message
+):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make_mesh(data=data, model=model, devices=tpu(name).devices)
+
+
 def test_replicated_is_a_copy_on_every_device():
     array = np.arange(12.0).reshape(4, 3)
     placed = jax.device_put(array, replicated(make_mesh()))

@@ -3,9 +3,10 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from experiments import hardware
-from experiments.hardware import BFLOAT16_TFLOPS, make_mesh, peak_flops
+from experiments.hardware import make_mesh, peak_flops
 from experiments.settings import Compute
+from ilo_jax import chips
+from ilo_jax.chips import CHIPS
 
 
 @pytest.fixture
@@ -37,8 +38,7 @@ def devices(monkeypatch):
 def test_a_device_is_known_by_the_longest_beginning_of_its_name(devices, monkeypatch, kind, tflops):
     devices(kind)
     assert peak_flops() == tflops * 1e12
-    backwards = dict(reversed(BFLOAT16_TFLOPS.items()))
-    monkeypatch.setattr(hardware, "BFLOAT16_TFLOPS", backwards)
+    monkeypatch.setattr(chips, "CHIPS", dict(reversed(CHIPS.items())))
     assert peak_flops() == tflops * 1e12
 
 
@@ -54,9 +54,10 @@ def test_other_devices_are_not_guessed(devices, kind):
 
 
 def test_every_name_is_known_by_itself(devices):
-    for name, tflops in BFLOAT16_TFLOPS.items():
-        devices(name)
-        assert peak_flops() == tflops * 1e12
+    for chip in CHIPS.values():
+        for name in chip.kinds:
+            devices(name)
+            assert peak_flops() == chip.bfloat16
 
 
 @pytest.mark.parametrize(
