@@ -18,6 +18,7 @@ from experiments import command_line
 from ilo_jax import alarm, joining
 from ilo_jax.files import own_folder, user_cache
 from ilo_jax.processes import together
+from ilo_jax.topologies import undisturbed
 
 FLAGS = flags.FLAGS
 
@@ -170,7 +171,8 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        return main()
+        with undisturbed():
+            return main()
     except CAUSED as error:
         logging.debug("where it happened", exc_info=True)
         _stop(error)

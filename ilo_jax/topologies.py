@@ -30,7 +30,7 @@ ALONE = {
     "TPU_LOG_DIR": "disabled",  # or it writes into a folder that all users share
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-"""What libtpu is told where there is no TPU, so that it leaves process and machine as they are."""
+"""What libtpu is told where there is no TPU."""
 
 
 class Topology(NamedTuple):
@@ -80,6 +80,23 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         jax.config.update(name, before)
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within it libtpu, where it is loaded without a TPU, leaves process and machine as they are.
+
+    JAX loads it when it looks for devices, and so does `topology`. Otherwise it would write to
+    stderr, take SIGTERM over, and let one process of a machine lock out the others. Where there is
+    a TPU, which JAX says by TPU_SKIP_MDS_QUERY, and in what the user has set, nothing changes.
+    """
+    ours = set(ALONE) - set(os.environ) if os.environ.get("TPU_SKIP_MDS_QUERY") == "1" else set()
+    os.environ.update({name: ALONE[name] for name in ours})
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+
+
 def _check_shape(kind: str, shape: str) -> None:
     listed = HOSTS if kind in GPUS else RECTANGLES if kind in FLAT else CUBES
     shapes = ", ".join(listed)
@@ -104,25 +121,10 @@ def _tpus(kind: str, shape: str) -> list[Any]:
         )
     wide, long = (int(size) for size in shape.split("x")[:2])
     cores = {"chip_config_name": "megacore"} if kind == "v4" else {}  # else a device is half a chip
-    with _alone():
+    with undisturbed():
         return topologies.get_topology_desc(
             f"{kind}:{shape}", "tpu", chips_per_host_bounds=[min(wide, 2), min(long, 2), 1], **cores
         ).devices
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Tell libtpu of `ALONE`, on a machine without TPU: JAX says by this variable that it is one.
-
-    It is read when libtpu is loaded, by the first topology.
-    """
-    ours = set(ALONE) - set(os.environ) if os.environ.get("TPU_SKIP_MDS_QUERY") == "1" else set()
-    os.environ.update({name: ALONE[name] for name in ours})
-    try:
-        yield
-    finally:
-        for name in ours:
-            del os.environ[name]
 
 
 def _gpus(kind: str, count: str) -> list[Any]:

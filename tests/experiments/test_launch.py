@@ -1,5 +1,9 @@
 """The line between a job and the command line."""
 
+import os
+
+import pytest
+
 from tests.pairs import ended, free_port, start
 
 JOB = """
@@ -26,6 +30,19 @@ def main():
 flags.DEFINE_integer("number", None, "A number.", required=True, lower_bound=0)
 launch.start(main)
 """
+LIBTPU = """
+import re
+from pathlib import Path
+import jax
+from experiments import launch
+
+def main():
+    platform = jax.devices()[0].platform
+    caught = re.search(r"SigCgt:.(\\w+)", Path("/proc/self/status").read_text())
+    print(platform, int(caught[1], 16) >> 14 & 1)
+
+launch.start(main)
+"""
 IMPORTS = """
 import importlib, pkgutil
 import experiments
@@ -38,8 +55,10 @@ print([name for name in flags.FLAGS.flags_by_module_dict() if name.startswith("e
 """
 
 
-def run(*flags: str, code: str = JOB, profile: bool = True) -> tuple[int, str, str]:
-    (done,) = ended([start(["-c", code.replace("PROFILE", str(profile)), *flags])])
+def run(
+    *flags: str, code: str = JOB, profile: bool = True, **environment: str
+) -> tuple[int, str, str]:
+    (done,) = ended([start(["-c", code.replace("PROFILE", str(profile)), *flags], **environment)])
     return done.returncode, done.stdout, done.stderr
 
 
@@ -101,6 +120,13 @@ def test_a_script_ends_with_its_status_and_with_one_line_where_its_flags_are_wro
         assert (code, out) == (1, "")
         assert error.startswith(message)
         assert error.count("\n") == 1
+
+
+def test_the_compiler_for_tpus_is_not_heard_and_does_not_catch_sigterm_where_there_is_no_tpu():
+    pytest.importorskip("libtpu", reason="pip install -e '.[tpu]', on Linux x86-64")
+    if os.environ.get("TPU_SKIP_MDS_QUERY") != "1":
+        pytest.skip("there is a TPU")
+    assert run(code=LIBTPU, JAX_PLATFORMS="") == (0, "cpu 0\n", "")
 
 
 def test_all_modules_are_imported_together_and_define_no_flag():
