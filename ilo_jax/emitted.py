@@ -84,7 +84,7 @@ class Collective(NamedTuple):
         With B bytes put in and groups of n: 2 B (n - 1) / n for an all-reduce, B (n - 1) / n for
         a reduce-scatter and an all-to-all, B (n - 1) for an all-gather (whose whole is n B), and B
         for a permute (Chan et al., Collective communication: theory, practice, and experience,
-        2007, section 5).
+        2007, section 5). Switches that add or copy by themselves, as NVLink SHARP, need less.
         """
         others = self.group - 1
         factor = {
@@ -131,7 +131,7 @@ def _group(program: Program, line: Instruction) -> int:
         return listed[1].count(",") + 1
     if counted := re.match(r"\[\d+,(\d+)\]<=", written):
         return int(counted[1])
-    if named := re.match(r"(?:@?mesh)\[([^\]]*)\] \{([^}]*)\}", written):
+    if named := re.match(r"@?mesh\[([^\]]*)\] \{([^}]*)\}", written):
         sizes = dict(re.findall(r"'([\w]+)'=(\d+)", named[1]))
         axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
         return math.prod(int(part or sizes[axis]) for axis, part in axes)

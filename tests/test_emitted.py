@@ -164,6 +164,11 @@ def test_groups_are_read_in_every_way_that_they_are_written(groups):
     assert emitted.collectives(read_program(text_with(groups))) == [expected]
 
 
+def test_a_program_of_one_device_has_groups_of_one():
+    text = text_with("{}").replace(", num_partitions=6", "")
+    assert emitted.collectives(read_program(text))[0].group == 1
+
+
 def test_groups_that_cannot_be_read_are_refused():
     message = "cannot read the groups of y: '<0,1>, to_apply=%add'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

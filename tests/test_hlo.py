@@ -81,6 +81,35 @@ def test_the_condition_of_a_loop_runs_once_more():
     assert [times for _, line, times in executed if line.name == "out"] == [1]
 
 
+def test_what_is_called_runs_with_its_caller_and_what_reduces_does_not_count():
+    text = """HloModule jit_f
+
+%add (a: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  ROOT %b = f32[] add(%a, %a)
+}
+
+%fused (p: f32[4]) -> f32[] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %r = f32[] reduce(%p), dimensions={0}, to_apply=%add
+}
+
+%called (q: f32[4]) -> f32[] {
+  %q = f32[4]{0} parameter(0)
+  ROOT %f = f32[] fusion(%q), kind=kLoop, calls=%fused
+}
+
+ENTRY %main (x: f32[4]) -> f32[] {
+  %x = f32[4]{0} parameter(0)
+  %once = f32[] call(%x), to_apply=%called
+  ROOT %twice = f32[] call(%x), to_apply=%called
+}
+"""
+    executed = [(line.name, times) for _, line, times in read_program(text).executed()]
+    body = [("q", 1), ("f", 1), ("p", 1), ("r", 1)]
+    assert executed == [("x", 1), ("once", 1), *body, ("twice", 1), *body]
+
+
 @pytest.mark.parametrize(
     ("result", "arrays", "size"),
     [
