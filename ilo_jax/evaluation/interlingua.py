@@ -1,13 +1,21 @@
 """How interlingual a model's hidden states are, one state after the other."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
-from ilo_jax.metrics import IloSettings, ReferencedScores, referenced, stacked
+from ilo_jax.metrics import (
+    IloSettings,
+    ReferencedScores,
+    check_settings,
+    referenced,
+    stacked,
+)
 from ilo_jax.sharding import make_mesh, naming_knobs, place_whole, replicated
 
 KNOBS = "fewer sentences or languages, precision=fast, or more devices"
@@ -38,3 +46,25 @@ def scored(
             one = referenced(placed, settings=settings, mesh=mesh)
             scores.append(jax.tree.map(np.asarray, one))
     return stacked(scores)
+
+
+def lowered(
+    state: jax.ShapeDtypeStruct, settings: IloSettings, *, mesh: Mesh
+) -> jax.stages.Lowered:
+    """The program by which `scored` scores a state over a mesh, its references included.
+
+    Nothing is computed, and the devices of the mesh need not be there: `ilo_jax.topologies` makes
+    such.
+
+    Args:
+        state: Shape "lang sent dim" and type; every device has it whole, as in `scored`.
+        settings: Of the score and its references.
+        mesh: The devices that share the search.
+
+    Raises:
+        ValueError: If `check_settings` refuses the settings.
+    """
+    lang, sent, _ = state.shape
+    check_settings(settings, num_points=lang * sent, num_languages=lang)
+    placed = jax.ShapeDtypeStruct(state.shape, state.dtype, sharding=replicated(mesh))
+    return jax.jit(partial(referenced, settings=settings, mesh=mesh)).lower(placed)

@@ -125,8 +125,9 @@ def nearest(
         symmetric: Whether each product serves both its points, which takes half the products and
             more sorting. None: where that is known to be faster. Not possible with a mesh.
         block: Points searched for at once; by default as many as keep each temporary array within
-            128 MiB, at most 256 (2,048 on accelerators).
-        tile: Scores that share a maximum in the selection; by default what balances its stages.
+            128 MiB, at most 256 (on GPUs 1 GiB and 2,048; on TPUs 64 MiB of scores and 2,048).
+        tile: Scores that share a maximum in staged selection; by default what balances its stages,
+            or, on TPUs, none: there the maxima of bins propose, and a count proves them.
 
     Raises:
         ValueError: If points are no floats "point dim" or more than 2^30, if `usable` has not a

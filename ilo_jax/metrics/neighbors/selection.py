@@ -38,7 +38,18 @@ def no_candidates(queries: Float[Array, "query dim"], count: int) -> Candidates:
 
 def take(values: Array, places: Int[Array, "query chosen"]) -> Array:
     """Values of each query at the places chosen for it, all of which exist."""
+    return lax.platform_dependent(values, places, tpu=_compared, default=_gathered)
+
+
+def _gathered(values: Array, places: Int[Array, "query chosen"]) -> Array:
     return jnp.take_along_axis(values, places, axis=1, mode="promise_in_bounds")
+
+
+def _compared(values: Array, places: Int[Array, "query chosen"]) -> Array:
+    """The same of few values: TPUs rather look at all of them than gather one by one."""
+    at = places[:, :, None] == jnp.arange(values.shape[1], dtype=jnp.int32)[None, None]
+    zero = jnp.zeros((), values.dtype)
+    return jnp.sum(jnp.where(at, values[:, None], zero), axis=2, dtype=values.dtype)
 
 
 def scores(
@@ -79,7 +90,7 @@ def best_keys(
     _, chosen = lax.top_k(peak, min(count + 1, tiles))
     index = jnp.arange(tile, dtype=jnp.int32)[None, :, None] * tiles + chosen[:, None]
     index = index.reshape(queries, -1)
-    inside = take(score, index) + bias.at[index].get(mode="promise_in_bounds")
+    inside = _gathered(score, index) + bias.at[index].get(mode="promise_in_bounds")
     inside = jnp.where(index == own[:, None], -jnp.inf, inside)
     return _highest(inside, index, count=count)
 
@@ -142,6 +153,8 @@ def measured(
     found: Candidates,
     queries: Float[Array, "query dim"],
     keys: Float[Array, "key dim"],
+    *,
+    together: bool = True,
 ) -> Candidates:
     """Candidates with their distances.
 
@@ -149,7 +162,17 @@ def measured(
         found: Indices are positions among the keys.
         queries: In float32.
         keys: In float32.
+        together: Whether the coordinates of all candidates are held at a time, or those of one of
+            each query.
     """
-    away = keys.at[found.index].get(mode="promise_in_bounds") - queries[:, None]
-    squared = pairwise_sum(jnp.square(away))
+    if together:
+        away = keys.at[found.index].get(mode="promise_in_bounds") - queries[:, None]
+        squared = pairwise_sum(jnp.square(away))
+    else:
+
+        def one(index: Int[Array, " query"]) -> Float[Array, " query"]:
+            away = keys.at[index].get(mode="promise_in_bounds") - queries
+            return pairwise_sum(jnp.square(away))
+
+        squared = lax.map(one, found.index.T).T
     return found._replace(squared=jnp.where(found.score > -jnp.inf, squared, jnp.inf))

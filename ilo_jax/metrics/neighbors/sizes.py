@@ -6,11 +6,17 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-# Of each temporary array, in elements of 4 bytes.
-_CPU_ELEMENTS, _ELEMENTS = 2**25, 2**28
+# Of each temporary array, in elements of 4 bytes. On TPUs of the scores only, so that they need not
+# leave the 128 MiB which v5e and v6e have beside their matrix units.
+_CPU_ELEMENTS, _TPU_ELEMENTS, _ELEMENTS = 2**25, 2**24, 2**28
 _CPU_BLOCK, _BLOCK = 256, 2048
-# Below it, products are slower than they need be: rather are the keys taken in chunks.
-_LEAST_BLOCK = 64
+# Below it, products are slower than they need be: rather are the keys taken in chunks. A v5e does
+# 240 operations while it reads a byte, so that it needs more queries than that to be kept busy.
+_LEAST_BLOCK, _TPU_LEAST_BLOCK = 64, 256
+# Of a TPU; other devices are not the worse for whole ones.
+_VECTOR = 128
+# Coordinates of candidates, up to which all of a query are measured at a time; all on GPUs.
+_TOGETHER = {"cpu": 2**22, "tpu": 0}
 
 
 class Sizes(NamedTuple):
@@ -26,6 +32,10 @@ class Sizes(NamedTuple):
     """Parts of the keys, the scores of one of which are held at a time."""
     pairs: int
     """Number of blocks of the search by pairs, which is odd; 0 for the search in turn."""
+    counted: bool = False
+    """Whether the maxima of bins and a count select the candidates, instead of two stages."""
+    together: bool = True
+    """Whether all candidates of a query are measured at a time, instead of one."""
 
     def padded(self, points: int) -> int:
         """The number of points to make of these, so that all cuts come out even."""
@@ -56,24 +66,42 @@ def sizes_for(
     """
     devices = 1 if mesh is None else mesh.size
     points, dim = math.ceil(shape[0] / devices), shape[1]
-    cpu = (mesh.devices.flat[0].platform if mesh else jax.default_backend()) == "cpu"
-    most, elements = (_CPU_BLOCK, _CPU_ELEMENTS) if cpu else (_BLOCK, _ELEMENTS)
+    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
     count = min(candidates(k, low=low), shape[0])
     if symmetric is None:
-        symmetric = mesh is None and cpu and pairs_pay(points, dim, low=low)
-    chunks = 1 if symmetric else math.ceil(_LEAST_BLOCK * points / elements)
-    fitting = elements // max(math.ceil(points / chunks), count * dim)
-    rows = 0
-    if symmetric:
-        tile = tile or 16
-        rows = block or max(1024, min(4096, 2 * elements // points))
+        symmetric = mesh is None and platform == "cpu" and pairs_pay(points, dim, low=low)
+    elements, most, least = _limits(platform)
+    chunks = 1 if symmetric else math.ceil(least * points / elements)
+    counted = platform == "tpu" and not symmetric and tile is None
+    rows = (block or max(1024, min(4096, 2 * elements // points))) if symmetric else 0
+    width = math.ceil(points / chunks)
+    if platform != "tpu":
+        width = max(width, count * dim)
+    block = min(block or max(1, min(most, _even(elements // width))), points)
+    staged = 16 if symmetric else max(1, math.isqrt(points // chunks // count // 16))
     return Sizes(
         count=count,
-        block=min(block or max(1, min(most, fitting)), points),
-        tile=tile or max(1, math.isqrt(points // chunks // count // 16)),
+        block=block,
+        tile=tile or (1 if counted else staged),
         chunks=chunks,
         pairs=max(3, math.ceil(points / rows) | 1) if rows else 0,
+        counted=counted,
+        together=block * count * dim <= _TOGETHER.get(platform, math.inf),
     )
+
+
+def _limits(platform: str) -> tuple[int, int, int]:
+    """Elements of a temporary array, queries of a block at most, and at least."""
+    if platform == "cpu":
+        return _CPU_ELEMENTS, _CPU_BLOCK, _LEAST_BLOCK
+    if platform == "tpu":
+        return _TPU_ELEMENTS, _BLOCK, _TPU_LEAST_BLOCK
+    return _ELEMENTS, _BLOCK, _LEAST_BLOCK
+
+
+def _even(rows: int) -> int:
+    """Queries in whole vectors, if they are more than one."""
+    return rows - rows % _VECTOR if rows > _VECTOR else rows
 
 
 def candidates(k: int, *, low: bool) -> int:

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ilo_jax.metrics.neighbors.cloud import Cloud
+from ilo_jax.metrics.neighbors.counted import best_keys_counted
 from ilo_jax.metrics.neighbors.selection import (
     Candidates,
     best_keys,
@@ -29,7 +30,7 @@ class Keys(NamedTuple):
     """Points to be found."""
 
     points: Float[Array, "key dim"]
-    """In float32."""
+    """In float32, or in bfloat16 for products only."""
     bias: Float[Array, " key"]
     """What is added to a product with the key; -inf for one that must not be found."""
 
@@ -67,6 +68,15 @@ def _repeated(
 ) -> Carry:
     """What is left after `body` has seen 0, 1, ... in turn, in int32 as all indices."""
     return lax.fori_loop(0, times, lambda number, x: body(jnp.asarray(number, jnp.int32), x), start)
+
+
+def _best_keys(
+    queries: Float[Array, "query dim"], keys: Keys, own: Int[Array, " query"], *, sizes: Sizes
+) -> Candidates:
+    if sizes.counted:
+        return best_keys_counted(queries, keys.points, keys.bias, own, count=sizes.count)
+    score = scores(queries, keys.points)
+    return best_keys(score, keys.bias, own, count=sizes.count, tile=sizes.tile)
 
 
 def search_in_turn(
@@ -112,14 +122,13 @@ def search_in_turn(
             def block(number: Int[Array, ""], found: Candidates) -> Candidates:
                 places = lax.dynamic_slice_in_dim(order, number * sizes.block, sizes.block)
                 asking = queries[places]
-                more = best_keys(
-                    scores(_lowered(asking, low=low), low_part),
-                    part.bias,
+                more = _best_keys(
+                    _lowered(asking, low=low),
+                    Keys(low_part, part.bias),
                     rank * num_keys + places - first,
-                    count=sizes.count,
-                    tile=sizes.tile,
+                    sizes=sizes,
                 )
-                more = measured(more, asking, part.points)
+                more = measured(more, asking, part.points, together=sizes.together)
                 more = more._replace(index=more.index + first)
                 both = merged(jax.tree.map(lambda x: x[places], found), more)
                 return jax.tree.map(lambda x, y: x.at[places].set(y), found, both)
@@ -134,8 +143,10 @@ def search_in_turn(
         return visit(found, here, number), coming
 
     if devices > 1:
-        # Nothing travels where no device has anything to search for.
-        steps = jnp.where(lax.pmax(blocks, axes) > 0, devices - 1, 0)
+        steps = devices - 1
+        if not isinstance(blocks, int):
+            # Nothing travels where no device has anything to search for.
+            steps = jnp.where(lax.pmax(blocks, axes) > 0, steps, 0)
         found, keys = _repeated(steps, step, (found, keys))
     return visit(found, keys, devices - 1)
 
@@ -172,14 +183,18 @@ def search_by_pairs(keys: Keys, *, sizes: Sizes, low: bool) -> Candidates:
         return Candidates(*(jnp.concatenate([a, b[wide:], c]) for a, b, c in parts))
 
     found = _repeated(sizes.pairs, block, no_candidates(keys.points, sizes.count))
-    return _measured_in_blocks(found, keys, block=sizes.block)
+    return _measured_in_blocks(found, keys, sizes=sizes)
 
 
-def _measured_in_blocks(found: Candidates, keys: Keys, *, block: int) -> Candidates:
+def _measured_in_blocks(found: Candidates, keys: Keys, *, sizes: Sizes) -> Candidates:
+    block = sizes.block
+
     def one(number: Int[Array, ""], found: Candidates) -> Candidates:
         # The last block begins earlier if it would not be whole; nothing changes by doing it twice.
         start = jnp.minimum(number * block, len(keys.points) - block)
-        part = measured(_part(found, start, block), _part(keys, start, block).points, keys.points)
+        asking = _part(keys, start, block).points
+        part = _part(found, start, block)
+        part = measured(part, asking, keys.points, together=sizes.together)
         return jax.tree.map(
             lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), found, part
         )

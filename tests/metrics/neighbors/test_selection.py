@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ilo_jax.metrics.neighbors import selection
 from ilo_jax.metrics.neighbors.selection import (
     Candidates,
     best_keys,
@@ -114,7 +115,8 @@ def test_candidates_are_merged_into_none():
     np.testing.assert_array_equal(found.squared[:, 4:], np.inf)
 
 
-def test_distances_are_of_coordinates():
+@pytest.mark.parametrize("together", [True, False])
+def test_distances_are_of_coordinates(together):
     queries, keys = normal(5, 9), normal(11, 9, seed=1)
     index = np.random.default_rng(2).integers(0, 11, (5, 3)).astype(np.int32)
     score = np.zeros((5, 3), np.float32)
@@ -123,11 +125,23 @@ def test_distances_are_of_coordinates():
         Candidates(jnp.asarray(score), jnp.full((5, 3), jnp.inf), jnp.asarray(index)),
         jnp.asarray(queries),
         jnp.asarray(keys),
+        together=together,
     )
     expected = np.sum((keys[index].astype(np.float64) - queries[:, None]) ** 2, axis=2)
     expected[1, 2] = np.inf
     np.testing.assert_allclose(found.squared, expected, rtol=1e-6)
     np.testing.assert_array_equal(found.index, index)
+
+
+def test_tpus_take_values_by_comparing_places_with_the_same_result():
+    values, places = normal(5, 9), np.random.default_rng(1).integers(0, 9, (5, 4))
+    values[2] = np.inf
+    values[3, ::2] = -np.inf
+    places = jnp.asarray(places.astype(np.int32))
+    for given in (jnp.asarray(values), jnp.arange(45, dtype=jnp.int32).reshape(5, 9)):
+        found = selection._compared(given, places)
+        assert found.dtype == given.dtype
+        np.testing.assert_array_equal(found, take(given, places))
 
 
 def test_products_of_bfloat16_are_added_up_in_float32():

@@ -96,3 +96,33 @@ def test_accelerators_take_more_at_a_time(monkeypatch):
     assert cut.pairs == 0
     assert cut.block == 2048
     assert on_cpu.block <= 256
+
+
+@over_shapes
+@pytest.mark.parametrize("low", [False, True])
+def test_tpus_hold_few_scores_and_select_by_bins(monkeypatch, shape, low):
+    """Whole vectors of queries, and enough of them to keep the matrix units busy."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    cut = chosen(shape, low=low)
+    assert cut.counted
+    assert not cut.together
+    assert cut.pairs == 0
+    assert cut.block * math.ceil(shape[0] / cut.chunks) <= 2**24
+    assert cut.block == shape[0] or (cut.block >= 256 and cut.block % 128 == 0)
+    assert cut.padded(shape[0]) - shape[0] < cut.chunks
+
+
+def test_who_gives_a_tile_or_asks_for_pairs_gets_staged_selection_on_tpus(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert not chosen((30907, 512), tile=8).counted
+    assert chosen((30907, 512), tile=8).tile == 8
+    assert not chosen((30907, 512), symmetric=True).counted
+
+
+def test_cpus_measure_one_candidate_at_a_time_where_all_are_long(monkeypatch):
+    assert not any(chosen(shape).counted for shape in SHAPES)
+    assert chosen((30907, 384)).together
+    assert not chosen((30907, 4096)).together
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert chosen((30907, 4096)).together
+    assert not chosen((30907, 4096)).counted
