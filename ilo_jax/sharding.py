@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -123,6 +124,22 @@ def place_own(arrays: Any, sharding: NamedSharding) -> Any:
         sharding: Of each array of all processes.
     """
     return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), arrays)
+
+
+def place_loose(arrays: Any, mesh: Mesh) -> Any:
+    """Put what does not lie on the devices of a mesh whole on each of them.
+
+    Args:
+        arrays: Any pytree of arrays, on the host or devices; those on the mesh stay as they are.
+        mesh: Of all processes, each of which has every other array whole.
+    """
+    return jax.tree.map(partial(_on_mesh, mesh=mesh), arrays)
+
+
+def _on_mesh(array: Any, *, mesh: Mesh) -> jax.Array:
+    if isinstance(array, jax.Array) and array.sharding.device_set == {*mesh.devices.flat}:
+        return array
+    return jax.device_put(jnp.array(array), replicated(mesh))
 
 
 @contextmanager

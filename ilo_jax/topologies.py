@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import Mesh
 
 from ilo_jax.chips import CHIPS, Chip
 from ilo_jax.gpu_targets import GPUS, target_config
@@ -78,6 +79,11 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         return lowered.compile()
     finally:
         jax.config.update(name, before)
+
+
+def is_absent(mesh: Mesh) -> bool:
+    """Whether the devices of a mesh are not there: programs for them must go through `compiled`."""
+    return "CompileOnly" in type(mesh.devices.flat[0].client).__name__
 
 
 @contextmanager

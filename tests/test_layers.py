@@ -10,6 +10,7 @@ FLOORS = [
     {"chips", "files", "hlo", "recipes", "refusals"},
     {"alarm", "emitted", "gpu_targets", "joining", "processes"},
     {"sharding", "topologies"},
+    {"compiling"},
     {"corpora"},
     {"models"},
     {"generation", "activations"},

@@ -1,0 +1,56 @@
+"""What is compiled once and what is not, and where results take the place of what is done with."""
+
+import jax
+import numpy as np
+import pytest
+
+from ilo_jax.compiling.parts import part
+from ilo_jax.compiling.program import by_parts
+from ilo_jax.emitted import memory
+from tests.compiling.blocks import BLOCKS, DIM, ROWS, close, drawn, loss
+
+
+def test_calls_that_differ_in_a_literal_or_a_constant_are_told_apart(mesh):
+    @part("power")
+    def raised(x, by, *, power):
+        return x**power + by
+
+    table = {0: np.arange(4.0, dtype=np.float32), 1: np.ones(4, np.float32)}
+
+    def function(x):
+        return [
+            raised(x, table[0], power=2),
+            raised(x, table[1], power=2),
+            raised(x, table[1], power=3),
+            raised(x, 1.0, power=2),
+            raised(x, 2.0, power=2),
+        ]
+
+    x = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+    found = by_parts(function, mesh)(x)
+    np.testing.assert_array_equal(found[0], x**2 + table[0])
+    np.testing.assert_array_equal(found[1], x**2 + 1)
+    np.testing.assert_array_equal(found[2], x**3 + 1)
+    np.testing.assert_array_equal(found[3], x**2 + 1)
+    np.testing.assert_array_equal(found[4], x**2 + 2)
+
+
+@pytest.mark.parametrize("donated", [(), (0,)])
+def test_what_is_donated_is_consumed_and_nothing_else(mesh, donated):
+    def function(weights, hidden):
+        return [{name: array + hidden.sum() for name, array in each.items()} for each in weights]
+
+    weights, hidden = drawn(mesh)
+    expected = jax.jit(function)(weights, hidden)
+    close(by_parts(function, mesh, donated=donated)(weights, hidden), expected)
+    assert {array.is_deleted() for array in jax.tree.leaves(weights)} == {bool(donated)}
+    assert not hidden.is_deleted()
+
+
+def test_a_hidden_state_takes_the_place_of_the_one_before(mesh):
+    """Where nobody needs that any more: forwards only."""
+    args = drawn(mesh)
+    there = by_parts(lambda *args: loss(*args)[1], mesh).compiled(*args)
+    state = ROWS * DIM * 4
+    aliased = [memory(call.compiled).aliased for call in there.calls]
+    assert aliased[: BLOCKS + 1] == [0, *[state] * (BLOCKS - 1), 0]

@@ -1,0 +1,95 @@
+"""A function by its parts against the same under `jax.jit`; what is compiled, held, let go of."""
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ilo_jax.compiling.program import by_parts
+from ilo_jax.sharding import along_data, make_mesh, place_loose, replicated
+from tests.compiling.blocks import BLOCKS, DIM, ROWS, close, drawn, gradient, loss
+
+
+def test_values_and_gradients_are_those_of_the_whole(mesh):
+    args = drawn(mesh)
+    found, expected = by_parts(gradient, mesh)(*args), jax.jit(gradient)(*args)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    close(found, expected)
+
+
+def test_what_is_alike_is_compiled_once(mesh):
+    """The first block is another: its input is not differentiated, so it keeps less."""
+    program = by_parts(gradient, mesh).compiled(*drawn(mesh))
+    parts = [times for call, times in program.distinct if call.name == "part_block"]
+    assert sorted(parts) == [1, 1, BLOCKS - 1, BLOCKS - 1]
+    assert len(program.calls) == sum(times for _, times in program.distinct)
+
+
+def test_nothing_is_compiled_again_for_arguments_of_one_kind(mesh):
+    function, (weights, hidden) = by_parts(loss, mesh), drawn(mesh)
+    assert function.compiled(weights, hidden) is function.compiled(weights, hidden + 1)
+    assert function.compiled(weights, hidden) is not function.compiled(weights, hidden[:4])
+    assert len(function.programs) == 2
+
+
+def test_arguments_and_literals_may_be_results(mesh):
+    x = place_loose(np.arange(3.0), mesh)
+    same, one, more = by_parts(lambda x: (x, 1.0, x + 1), mesh)(x)
+    assert same is x
+    assert one == 1
+    assert more.tolist() == [1, 2, 3]
+
+
+def test_a_donated_argument_that_nothing_has_room_for_is_let_go_of(mesh):
+    weights, hidden = drawn(mesh)
+    by_parts(lambda weights, hidden: loss(weights, hidden)[0], mesh, donated=[0])(weights, hidden)
+    assert all(array.is_deleted() for array in jax.tree.leaves(weights))
+
+
+def test_results_lie_as_asked_and_blocks_split_over_devices_are_alike():
+    mesh = make_mesh(data=4, model=2)
+    split = NamedSharding(mesh, PartitionSpec("data", "model"))
+    lies = ((replicated(mesh), None), split)
+    args = drawn(mesh, lies=along_data(mesh))
+    function = by_parts(gradient, mesh, out_shardings=lies)
+    (value, aux), gradients = found = function(*args)
+    close(found, jax.jit(gradient)(*args))
+    assert value.sharding.is_equivalent_to(replicated(mesh), 0)
+    assert aux.shape == (DIM,)
+    assert {g.sharding for each in gradients for g in each.values()} == {split}
+    distinct = function.compiled(*args).distinct
+    assert max(times for _, times in distinct) >= BLOCKS - 2
+
+
+def test_what_does_not_lie_on_the_mesh_is_put_there():
+    mesh = make_mesh(data=4, model=2)
+    found = by_parts(lambda x, key: x + jax.random.uniform(key, (3,)), mesh)(
+        np.ones(3, np.float32), jax.random.key(0)
+    )
+    np.testing.assert_allclose(found, 1 + jax.random.uniform(jax.random.key(0), (3,)), rtol=1e-6)
+    assert found.sharding.device_set == {*mesh.devices.flat}
+
+
+def test_memory_is_counted_where_most_is_held(mesh):
+    """Forwards: all weights, one state there and one before it; backwards: more."""
+    args = drawn(mesh)
+    weights, state = BLOCKS * 2 * DIM * DIM * 4, ROWS * DIM * 4
+    there = by_parts(loss, mesh).compiled(*args).memory
+    assert there.arguments == weights + state
+    assert there.outputs == 4 + DIM * 4
+    assert there.aliased == 0
+    assert state <= there.temporaries + there.outputs <= 5 * state
+    back = by_parts(gradient, mesh).compiled(*args).memory
+    assert back.outputs == there.outputs + weights
+    # A state and what tanh was taken of, of each block, are kept for the way back.
+    kept = 2 * BLOCKS * state
+    assert kept - state <= back.total - back.arguments <= back.outputs + kept
+    consumed = by_parts(gradient, mesh, donated=[0]).compiled(*args).memory
+    assert consumed.aliased == weights
+    assert consumed.total < back.total
+
+
+def test_memory_is_of_one_device():
+    mesh = make_mesh(data=4, model=2)
+    alone = by_parts(loss, mesh).compiled(*drawn(mesh)).memory
+    split = by_parts(loss, mesh).compiled(*drawn(mesh, lies=along_data(mesh))).memory
+    assert alone.arguments - split.arguments == ROWS * DIM * 4 * 3 // 4
