@@ -19,11 +19,11 @@ class Recipe(NamedTuple):
     number: int
 
 
-FORWARD = Recipe("forward", 5)
+FORWARD = Recipe("forward", 6)
 """From weights and token ids to what a model shows: hidden states, neurons, sentence embeddings and
 log-likelihoods. Raise it when a layer, a site, a pooling or the reading of a family comes to give
 other values, rounding included, for the same weights and tokens."""
-TRAINING = Recipe("training", 3)
+TRAINING = Recipe("training", 4)
 """From weights and rows of tokens to trained weights. Raise it when a loss, an optimizer, the order
 of the rows, the random keys or what is frozen changes for the same settings, or what a
 checkpoint holds."""

@@ -41,6 +41,7 @@ def language_learner(config: Config, setting: Setting, workdir: Path) -> Learner
         dtype=jnp.dtype(config.dtype),
         lowest=setting.lowest,
         remat=config.remat,
+        fsdp=config.fsdp,
     )
     optimizer = optimizers.adamw(
         learning_rate(config), weight_decay=config.weight_decay, clip=config.clip

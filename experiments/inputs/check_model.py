@@ -95,7 +95,7 @@ def summary(folder: Folder, *, mesh: str, fsdp: bool, dtype: str) -> str:
     lines["parameters"] = f"{count:,}"
     lines["memory"] = f"{held / 2**20:,.1f} MiB of {dtype} weights on each device of a "
     lines["memory"] += f"{mesh} mesh (data x model){' with FSDP' if fsdp else ''}"
-    if whole := unsplit(devices, parameters.axis_counts(config)):
+    if whole := unsplit(devices, config.axis_counts):
         named = ", ".join(f"{axis} ({n})" for axis, n in whole.items())
         lines["not split"] = f"{named}: no multiple of {devices.shape['model']}"
         lines["not split"] += "; vocab matrices are split along dim" if "vocab" in whole else ""
@@ -138,7 +138,7 @@ def by_torch(folder: Folder, ids: Sequence[Sequence[int]]) -> list[States]:
 
 @nnx.jit
 def _forward(model: Transformer, rows: Rows) -> tuple[list[jax.Array], jax.Array | None]:
-    final, shown = model.run(rows, visit=reading("residual"))
+    final, shown = model.run(rows, visit=reading(model.config, "residual"))
     return list(shown.values()), None if model.head is None else model.logits(final)
 
 

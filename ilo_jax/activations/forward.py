@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-import jax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ilo_jax import sharding
 from ilo_jax.activations.taps import Tap, taken
+from ilo_jax.compiling.program import by_parts
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import parameters
 from ilo_jax.models.transformer import Transformer
@@ -52,9 +52,9 @@ def compiled_forward(
         return taken(assemble(weights), rows, taps, count=segments)
 
     weights, along_rows = parameters.weights(model), sharding.along_data(mesh)
-    step = jax.jit(forward, out_shardings=along)
+    step = by_parts(forward, mesh, out_shardings=along)
     with naming_what_to_change(rows):
-        compiled = step.lower(weights, sharding.place_own(rows, along_rows)).compile()
+        compiled = step.compiled(weights, sharding.place_own(rows, along_rows))
 
     def run(rows: Rows) -> dict[str, Array]:
         with naming_what_to_change(rows):

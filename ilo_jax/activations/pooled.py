@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ilo_jax.activations.forward import naming_what_to_change
 from ilo_jax.activations.taps import read, taken
+from ilo_jax.compiling.program import by_parts
 from ilo_jax.corpora.packing import Plan, Rows, Sentences, even_batches, joined
 from ilo_jax.models import parameters
 from ilo_jax.models.config import ModelConfig
@@ -79,11 +80,11 @@ def _places(planned: Plan) -> Int[np.ndarray, " sent"]:
 def _forward(
     config: ModelConfig, mesh: Mesh, *, segments: int, dtype: DTypeLike
 ) -> Callable[[dict[str, Array], Rows], Array]:
-    """The jitted function to the means of all states, "state row segment dim"."""
+    """The compiled function to the means of all states, "state row segment dim"."""
     assemble = parameters.assembler(config, mesh, dtype=dtype)
     (tap,) = read("residual:mean", config)
 
     def forward(weights: dict[str, Array], rows: Rows) -> Array:
         return taken(assemble(weights), rows, [tap], count=segments)[tap.name]
 
-    return jax.jit(forward, out_shardings=replicated(mesh))
+    return by_parts(forward, mesh, out_shardings=replicated(mesh))

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from ilo_jax.compiling.parts import part
 
+
+@part("count")
 def mean(
     hidden: Float[Array, "batch seq dim"], segments: Int[Array, "batch seq"], *, count: int
 ) -> Float32[Array, "batch segment dim"]:
@@ -30,6 +33,7 @@ def mean(
     return sums / jnp.maximum(member.sum(-1), 1)[..., None].astype(jnp.float32)
 
 
+@part("count")
 def last(
     hidden: Float[Array, "batch seq dim"], segments: Int[Array, "batch seq"], *, count: int
 ) -> Float32[Array, "batch segment dim"]:
@@ -46,6 +50,7 @@ def last(
     return jnp.where(member.any(-1)[..., None], found, 0)
 
 
+@part("count")
 def maximum(
     hidden: Float[Array, "batch seq dim"], segments: Int[Array, "batch seq"], *, count: int
 ) -> Float32[Array, "batch segment dim"]:

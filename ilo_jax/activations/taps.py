@@ -2,17 +2,17 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ilo_jax.activations import pooling
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models.config import ModelConfig
-from ilo_jax.models.sites import widths
+from ilo_jax.models.sites import At, Visit, widths
 from ilo_jax.models.transformer import Transformer
 
 SITES = ("embedding", "residual", "attn_out", "heads", "neurons", "mlp_out")
@@ -109,14 +109,7 @@ def taken(
         taps: What to take.
         count: How many segments a row has at most.
     """
-
-    def visit(site: str, layer: int, value: Array) -> tuple[Array, dict[str, Array] | None]:
-        here = [tap for tap in taps if tap.site == site and layer in tap.layers]
-        flat = value.reshape(*value.shape[:2], -1) if here else value
-        shown = {tap.name: _pool(tap.pooling, rows, count=count)(flat) for tap in here}
-        return value, shown or None
-
-    shown = model.run(rows, visit=visit).shown
+    shown = model.run(rows, visit=_taking(rows, taps, count=count)).shown
     found = {}
     for tap in taps:
         parts = [shown[tap.site, layer][tap.name] for layer in tap.layers]
@@ -124,12 +117,32 @@ def taken(
     return found
 
 
-def _pool(how: str, rows: Rows, *, count: int) -> Callable[[Array], Array]:
+def _taking(rows: Rows, taps: Sequence[Tap], *, count: int) -> Visit:
+    """The visit that shows at each site what every tap there takes, by its name."""
+    poolings = {tap.name: tap.pooling for tap in taps}
+
+    def take(site: str, given: dict[str, Array], value: Array) -> tuple[Array, dict[str, Array]]:
+        flat = value.reshape(*value.shape[:2], -1)
+        pool = partial(_pooled, flat, count=count)
+        return value, {name: pool(poolings[name], segments) for name, segments in given.items()}
+
     content = jnp.where(rows.special, 0, rows.segments)
-    return {
-        "mean": partial(pooling.mean, segments=rows.segments, count=count),
-        "content": partial(pooling.mean, segments=content, count=count),
-        "last": partial(pooling.last, segments=rows.segments, count=count),
-        "max": partial(pooling.maximum, segments=rows.segments, count=count),
-        "tokens": lambda hidden: hidden,
-    }[how]
+    given: dict[At, dict[str, Array]] = {}
+    for tap in taps:
+        counted = content if tap.pooling == "content" else rows.segments
+        for layer in tap.layers:
+            given.setdefault((tap.site, layer), {})[tap.name] = counted
+    return Visit(take, given)
+
+
+def _pooled(
+    hidden: Float[Array, "batch seq dim"],
+    how: str,
+    segments: Int[Array, "batch seq"],
+    *,
+    count: int,
+) -> Float[Array, "batch some dim"]:
+    if how == "tokens":
+        return hidden
+    pool = {"last": pooling.last, "max": pooling.maximum}.get(how, pooling.mean)
+    return pool(hidden, segments, count=count)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ilo_jax import sharding
 from ilo_jax.activations.forward import naming_what_to_change
+from ilo_jax.compiling.program import by_parts
 from ilo_jax.corpora.limits import refuse_unfit
 from ilo_jax.corpora.packing import Rows, Sentences, even_batches
 from ilo_jax.models import parameters
@@ -53,9 +54,10 @@ def compiled_likelihood(
     _refuse_without_likelihood(config)
     assemble = parameters.assembler(config, mesh, dtype=dtype)
 
-    @partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def step(weights: Weights, rows: Rows) -> Array:
+    def of_segments(weights: Weights, rows: Rows) -> Array:
         return _of_segments(assemble(weights), rows)
+
+    step = by_parts(of_segments, mesh, out_shardings=sharding.replicated(mesh))
 
     def likelihood(model: Transformer, sentences: Sentences) -> Float64[np.ndarray, " sent"]:
         refuse_unfit(sentences, config.limits)

@@ -205,6 +205,17 @@ class ModelConfig:
         return self.embedding.vocab
 
     @property
+    def axis_counts(self) -> dict[str, int]:
+        """How many parts each axis that a mesh may split has."""
+        block = self.blocks[0]
+        return {
+            "head": block.attention.heads,
+            "kv": block.attention.kv_heads,
+            "mlp": block.mlp.dim,
+            "vocab": self.vocab,
+        }
+
+    @property
     def limits(self) -> Limits:
         """What token ids the model takes."""
         return Limits(self.max_positions, self.vocab, self.embedding.padding)

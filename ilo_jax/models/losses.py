@@ -4,11 +4,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from ilo_jax.compiling.parts import part
 from ilo_jax.corpora.packing import Rows
-from ilo_jax.models.transformer import Transformer
+from ilo_jax.models.transformer import Lies, Transformer, cast
 
 SCORES = 2**26
 """How many scores of the vocabulary a device holds at a time, at most: 256 MiB."""
@@ -41,31 +44,52 @@ def next_token_losses(
         ValueError: If the checkpoint has no head.
     """
     following = jnp.roll(rows.tokens, -1, axis=1)
-    losses = _in_parts(model, final, following)
+    (row, seq), vocab = following.shape, model.config.vocab
+    devices = 1 if model.mesh is None else _devices(model.mesh, rows=row, vocab=vocab)
+    parts = _parts(seq, row * seq * vocab // devices)
+    graph, weights, lies = model.scorer()
+    losses = cross_entropies(
+        weights, final, following, graph=graph, dtype=model.dtype, lies=lies, parts=parts
+    )
     return jnp.where(predicted(rows), losses, 0)
 
 
-def _in_parts(
-    model: Transformer, final: Float[Array, "row seq dim"], wanted: Int[Array, "row seq"]
+@part("graph", "dtype", "lies", "parts")
+def cross_entropies(
+    weights: nnx.State,
+    final: Float[Array, "row seq dim"],
+    wanted: Int[Array, "row seq"],
+    *,
+    graph: nnx.GraphDef,
+    dtype: DTypeLike,
+    lies: Lies,
+    parts: int,
 ) -> Float[Array, "row seq"]:
-    """The cross-entropy of the wanted tokens, by as few parts of the rows as may be."""
+    """The cross-entropy of the wanted token at each place, in nats.
 
-    def cross_entropy(part: tuple[Array, Array]) -> Array:
+    Args:
+        weights: Of a `Scorer`.
+        final: The last hidden state.
+        wanted: Token ids.
+        graph: Of the `Scorer`.
+        dtype: To compute the scores in; the cross-entropy is computed in float32.
+        lies: How the weights do.
+        parts: Into how many equal parts rows are cut, for the scores of one at a time.
+    """
+
+    def of(part: tuple[Array, Array]) -> Array:
         hidden, tokens = part
-        scores = model.logits(hidden).astype(jnp.float32)
+        scores = nnx.merge(graph, cast(weights, dtype, lies))(hidden).astype(jnp.float32)
         picked = jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(scores, axis=-1) - picked
 
-    row, seq, dim = final.shape
-    vocab = model.config.vocab
-    devices = 1 if model.mesh is None else _devices(model.mesh, rows=row, vocab=vocab)
-    parts = _parts(seq, row * seq * vocab // devices)
     if parts == 1:
-        return cross_entropy((final, wanted))
+        return of((final, wanted))
+    row, seq, dim = final.shape
     hidden = jnp.moveaxis(final.reshape(row, parts, -1, dim), 1, 0)
     tokens = jnp.moveaxis(wanted.reshape(row, parts, -1), 1, 0)
     # Kept for differentiation, the parts would add up again.
-    found = jax.lax.map(jax.checkpoint(cross_entropy), (hidden, tokens))
+    found = jax.lax.map(jax.checkpoint(of), (hidden, tokens))
     return jnp.moveaxis(found, 0, 1).reshape(row, seq)
 
 

@@ -1,6 +1,8 @@
 """The weights of a model by path, and how they lie on a mesh."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 from flax import nnx
@@ -8,8 +10,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from ilo_jax import sharding
-from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.config import BlockConfig, ModelConfig
 from ilo_jax.models.initial import initial_weights
+from ilo_jax.models.layers.block import Block
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import AnyMesh
 
@@ -33,7 +36,19 @@ def abstract(config: ModelConfig, *, dtype: DTypeLike, mesh: Mesh | None = None)
         dtype: Of the weights and of the computation.
         mesh: On which the weights will lie; None: on one device.
     """
-    return nnx.eval_shape(lambda: Transformer(config, dtype=dtype, mesh=mesh, rngs=nnx.Rngs(0)))
+    bare = dataclasses.replace(config, blocks=())
+    model = nnx.eval_shape(lambda: Transformer(bare, dtype=dtype, mesh=mesh, rngs=nnx.Rngs(0)))
+    made = {
+        block: nnx.eval_shape(partial(_block, block, dim=config.dim, dtype=dtype))
+        for block in dict.fromkeys(config.blocks)
+    }
+    model.config = config
+    model.layers = nnx.List([nnx.clone(made[block]) for block in config.blocks])
+    return model
+
+
+def _block(config: BlockConfig, *, dim: int, dtype: DTypeLike) -> Block:
+    return Block(config, dim=dim, dtype=dtype, rngs=nnx.Rngs(0))
 
 
 def shapes(model: Transformer) -> dict[str, jax.ShapeDtypeStruct]:
@@ -73,35 +88,27 @@ def assembled(like: Transformer, arrays: Mapping[str, jax.Array]) -> Transformer
 
 
 def assembler(
-    config: ModelConfig, mesh: Mesh, *, dtype: DTypeLike
+    config: ModelConfig, mesh: Mesh, *, dtype: DTypeLike, fsdp: bool | None = None
 ) -> Callable[[Mapping[str, jax.Array]], Transformer]:
     """The function from all weights by path to the model that computes with them.
 
-    It is for use under `jax.jit`, with the weights an argument: then they are no part of what
-    is compiled, and a copy of them in `dtype` lives only as long as it is needed.
+    It is for use under `jax.jit` or `by_parts`, with the weights an argument: then they are no part
+    of what is compiled. Each part casts its own to `dtype`, for as long as it needs them.
 
     Args:
         config: Of the models.
         mesh: On which the weights lie.
         dtype: To compute in, whatever that of the weights.
+        fsdp: Whether weights are split over "data", too, where their gradients are to lie as they
+            do; None: gradients lie as the compiler likes.
     """
     like = abstract(config, dtype=dtype, mesh=mesh)
+    like.fsdp = fsdp
 
     def assemble(arrays: Mapping[str, jax.Array]) -> Transformer:
-        return assembled(like, {path: array.astype(dtype) for path, array in arrays.items()})
+        return assembled(like, arrays)
 
     return assemble
-
-
-def axis_counts(config: ModelConfig) -> dict[str, int]:
-    """How many parts each axis that a mesh may split has."""
-    block = config.blocks[0]
-    return {
-        "head": block.attention.heads,
-        "kv": block.attention.kv_heads,
-        "mlp": block.mlp.dim,
-        "vocab": config.vocab,
-    }
 
 
 def shardings(model: Transformer, mesh: AnyMesh, *, fsdp: bool) -> dict[str, NamedSharding]:
@@ -112,7 +119,7 @@ def shardings(model: Transformer, mesh: AnyMesh, *, fsdp: bool) -> dict[str, Nam
         mesh: With axes "data" and "model".
         fsdp: Whether weights are also split over "data".
     """
-    counts = axis_counts(model.config)
+    counts = model.config.axis_counts
     return {
         path: sharding.weight_sharding(path, like.shape, mesh, counts=counts, fsdp=fsdp)
         for path, like in shapes(model).items()

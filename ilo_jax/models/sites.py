@@ -13,27 +13,65 @@ All but `heads` are "batch seq width". A block's sites are numbered by the block
 embed/ and head/ have layer 0. A block's map and its weight have one name: layers/LAYER/MAP/kernel.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array, Float
 
+from ilo_jax.compiling.parts import part
 from ilo_jax.models.config import BlockConfig, ModelConfig
 
-Visit = Callable[[str, int, Array], tuple[Array, Any]]
-"""What is done at every site: from its name, its layer and the value there to the value that the
-model goes on with, and what is shown, any pytree; None shows nothing."""
+At = tuple[str, int]
+"""A site's name and layer."""
+
+Shown = dict[At, Any]
+"""What a visit has shown, by site and layer."""
 
 LayerVisit = Callable[[str, Array], Array]
 """A visit inside one layer, which keeps for itself what it shows."""
 
-Shown = dict[tuple[str, int], Any]
-"""What a visit has shown, by site and layer."""
+OUTSIDE = ("embedding", "residual", "embed/", "head/")
+"""What the names of sites between and around blocks begin with."""
 
 
-def unvisited(site: str, layer: int, value: Array) -> tuple[Array, None]:
-    """Leave every value as it is and show nothing."""
+class Visit(NamedTuple):
+    """What is done at some sites of a forward, and what it is done with.
+
+    What is done is a function, what it is done with is data: blocks that are given data of one
+    structure at the same sites are compiled once.
+    """
+
+    do: Callable[[str, Any, Array], tuple[Array, Any]]
+    """From a site's name, what is given there and the value, to the value that the model goes on
+    with and what is shown, any pytree of arrays; None shows nothing."""
+    given: Mapping[At, Any]
+    """Any pytree, by site and layer; elsewhere everything is left as it is."""
+
+    def within(self, block: int) -> dict[str, Any]:
+        """What is given at the sites of a block, by name."""
+        return {
+            site: given
+            for (site, layer), given in self.given.items()
+            if layer == block and not site.startswith(OUTSIDE)
+        }
+
+    def around(self, layer: int) -> dict[str, Any]:
+        """What is given at a hidden state, and at the sites of embedding and head for layer 0."""
+        return {
+            site: given
+            for (site, number), given in self.given.items()
+            if number == layer and site.startswith(OUTSIDE)
+        }
+
+
+def _leave(site: str, given: Any, value: Array) -> tuple[Array, None]:
     return value, None
+
+
+unvisited = Visit(_leave, {})
+"""The visit that leaves everything as it is and shows nothing."""
 
 
 def passing(site: str, value: Array) -> Array:
@@ -42,32 +80,68 @@ def passing(site: str, value: Array) -> Array:
 
 
 class Visiting:
-    """A visit at the sites of one layer, with what it has shown there."""
+    """A visit at the sites of one layer, with what it has shown there by name."""
 
-    def __init__(self, visit: Visit, layer: int):
-        self.visit, self.layer = visit, layer
-        self.shown: Shown = {}
+    def __init__(self, do: Callable[[str, Any, Array], tuple[Array, Any]], given: dict[str, Any]):
+        self.do, self.given = do, given
+        self.shown: dict[str, Any] = {}
 
     def __call__(self, site: str, value: Array) -> Array:
         """Visit a site; the model goes on with what is returned."""
-        value, shown = self.visit(site, self.layer, value)
+        if site not in self.given:
+            return value
+        value, shown = self.do(site, self.given[site], value)
         if shown is not None:
-            self.shown[site, self.layer] = shown
+            self.shown[site] = shown
         return value
 
+    def at(self, layer: int) -> Shown:
+        """What it has shown, by site and layer."""
+        return {(site, layer): shown for site, shown in self.shown.items()}
 
-def reading(*sites: str, show: Callable[[Array], Any] = lambda value: value) -> Visit:
+
+def reading(
+    config: ModelConfig, *sites: str, show: Callable[[Array], Any] = lambda value: value
+) -> Visit:
     """The visit that shows every layer of some sites and edits nothing.
 
     Args:
+        config: Of the model that is to be visited.
         sites: Names of sites.
         show: From the value at a site to what is shown of it.
     """
 
-    def read(site: str, layer: int, value: Array) -> tuple[Array, Any]:
-        return value, show(value) if site in sites else None
+    def read(site: str, given: Any, value: Array) -> tuple[Array, Any]:
+        return value, show(value)
 
-    return read
+    return Visit(read, {at: () for at in widths(config) if at[0] in sites})
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """The number of a layer, known before anything is computed."""
+
+    number: int
+
+
+def visiting(
+    function: Callable[[str, int, Array], tuple[Array, Any]], config: ModelConfig
+) -> Visit:
+    """The visit of a function at every site.
+
+    It may do something else in each layer; so each block is compiled by itself.
+
+    Args:
+        function: From a site's name, its layer and the value there to the value that the model
+            goes on with, and what is shown.
+        config: Of the model that is to be visited.
+    """
+
+    def do(site: str, layer: _Layer, value: Array) -> tuple[Array, Any]:
+        return function(site, layer.number, value)
+
+    return Visit(do, {at: _Layer(at[1]) for at in widths(config)})
 
 
 class Edit(NamedTuple):
@@ -82,7 +156,7 @@ class Edit(NamedTuple):
     shift: Float[Array, "..."]
 
 
-def editing(edits: Mapping[tuple[str, int], Edit], config: ModelConfig) -> Visit:
+def editing(edits: Mapping[At, Edit], config: ModelConfig) -> Visit:
     """The visit that edits some sites and shows nothing.
 
     Args:
@@ -100,14 +174,16 @@ def editing(edits: Mapping[tuple[str, int], Edit], config: ModelConfig) -> Visit
             f"an edit must be at a site and layer of the model, got {', '.join(absent)}; "
             f"its sites are {names}, its blocks 0 to {config.layers - 1}"
         )
+    return Visit(_edit, edits)
 
-    def edit(site: str, layer: int, value: Array) -> tuple[Array, None]:
-        if (site, layer) not in edits:
-            return value, None
-        scale, shift = edits[site, layer]
-        return (scale * value + shift).astype(value.dtype), None
 
-    return edit
+def _edit(site: str, edit: Edit, value: Array) -> tuple[Array, None]:
+    return _edited(value, edit), None
+
+
+@part()
+def _edited(value: Array, edit: Edit) -> Array:
+    return (edit.scale * value + edit.shift).astype(value.dtype)
 
 
 def in_turn(*visits: Visit) -> Visit:
@@ -116,14 +192,18 @@ def in_turn(*visits: Visit) -> Visit:
     It shows what the last of them that shows something does.
     """
 
-    def visit(site: str, layer: int, value: Array) -> tuple[Array, Any]:
+    def do(site: str, given: dict[int, Any], value: Array) -> tuple[Array, Any]:
         shown = None
-        for one in visits:
-            value, more = one(site, layer, value)
+        for number, own in given.items():
+            value, more = visits[number].do(site, own, value)
             shown = shown if more is None else more
         return value, shown
 
-    return visit
+    given: dict[At, dict[int, Any]] = {}
+    for number, visit in enumerate(visits):
+        for at, own in visit.given.items():
+            given.setdefault(at, {})[number] = own
+    return Visit(do, given)
 
 
 def widths(config: ModelConfig) -> dict[tuple[str, int], tuple[int, ...]]:

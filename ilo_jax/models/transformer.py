@@ -1,24 +1,36 @@
 """One forward over packed rows, for every decoder and encoder that we read."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ilo_jax.compiling.parts import part
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models.config import ModelConfig
+from ilo_jax.models.layers.attention import KEPT
 from ilo_jax.models.layers.block import Block
 from ilo_jax.models.layers.embedding import Embedding
-from ilo_jax.models.layers.heads import Head
+from ilo_jax.models.layers.heads import Head, Scorer
 from ilo_jax.models.layers.layout import Layout, Places, layout
 from ilo_jax.models.layers.norm import Normalize
 from ilo_jax.models.sites import Shown, Visit, Visiting, unvisited
-from ilo_jax.sharding import along_data
+from ilo_jax.sharding import along_data, weight_sharding
+
+M = TypeVar("M", bound=nnx.Module)
+
+PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable,
+    jax.checkpoint_policies.save_only_these_names(KEPT),
+)
+"""What differentiation keeps of a block: its matrix products, and the weights of attention."""
 
 
 class Ran(NamedTuple):
@@ -30,6 +42,66 @@ class Ran(NamedTuple):
     """What the visit showed, by site and layer."""
 
 
+Lies = tuple[NamedSharding, ...]
+"""How some weights lie, in the order of the leaves of their state; empty: nobody says."""
+
+
+def cast(weights: nnx.State, dtype: DTypeLike, lies: Lies = ()) -> nnx.State:
+    """Weights in the dtype of a computation.
+
+    Args:
+        weights: In the dtype in which they are held.
+        dtype: Of the computation.
+        lies: How they lie, so that their gradients lie likewise.
+    """
+    leaves, tree = jax.tree.flatten(weights)
+    if lies:
+        leaves = map(lax.with_sharding_constraint, leaves, lies)
+    return jax.tree.unflatten(tree, [leaf.astype(dtype) for leaf in leaves])
+
+
+@part("graph", "do", "dtype", "split", "lies", "remat")
+def run_block(
+    weights: nnx.State,
+    hidden: Float[Array, "batch seq dim"],
+    at: Layout,
+    given: dict[str, Any],
+    *,
+    graph: nnx.GraphDef,
+    do: Callable[[str, Any, Array], tuple[Array, Any]],
+    dtype: DTypeLike,
+    split: NamedSharding | None,
+    lies: Lies,
+    remat: bool,
+) -> tuple[Array, dict[str, Any]]:
+    """The hidden state after a block, before a final norm, and what was shown within, by site.
+
+    Differentiation keeps the products of matrices, and computes all else again; that is less than
+    XLA would keep of a whole model, and no slower.
+
+    Args:
+        weights: Of the block.
+        hidden: The state before it.
+        at: The layout of its kind of attention.
+        given: What the visit is given at its sites.
+        graph: Of the block: its structure without its weights.
+        do: What the visit does.
+        dtype: To compute in.
+        split: How hidden states lie; None: as the compiler likes.
+        lies: How the weights do.
+        remat: Whether differentiation keeps nothing but the state before the block.
+    """
+
+    def run(weights: nnx.State, hidden: Array, given: dict[str, Any]) -> tuple[Array, Any]:
+        here = Visiting(do, given)
+        hidden = nnx.merge(graph, cast(weights, dtype, lies))(hidden, at, here)
+        hidden = hidden if split is None else lax.with_sharding_constraint(hidden, split)
+        return hidden, here.shown
+
+    policy = None if remat else PRODUCTS
+    return jax.checkpoint(run, policy=policy, prevent_cse=remat)(weights, hidden, given)
+
+
 class Transformer(nnx.Module):
     """A language model over packed rows, causal or not, put together from its mechanisms.
 
@@ -39,6 +111,9 @@ class Transformer(nnx.Module):
 
     mesh: Mesh | None
     """Where the weights lie, if over devices: hidden states then stay split over its "data"."""
+    fsdp: bool | None = None
+    """Whether weights are split over "data", too, where their gradients are to lie as they do;
+    None: gradients lie as the compiler likes."""
 
     def __init__(
         self,
@@ -48,7 +123,7 @@ class Transformer(nnx.Module):
         mesh: Mesh | None = None,
         rngs: nnx.Rngs,
     ):
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self.dtype = config, mesh, dtype
         self.embed = Embedding(config.embedding, dtype=dtype, rngs=rngs)
         self.layers = nnx.List([
             Block(block, dim=config.dim, dtype=dtype, rngs=rngs) for block in config.blocks
@@ -73,7 +148,7 @@ class Transformer(nnx.Module):
 
         Args:
             rows: Packed sentences, on devices.
-            visit: Called once for each site and layer, in the order of the computation.
+            visit: What is done at which sites.
             hidden: State `blocks.start`, where it is known already; it is not visited again.
                 None: it is the embedding of the rows, and `blocks` must start at 0.
             blocks: Consecutive blocks to run; None: all from the first, or from 0, on.
@@ -90,8 +165,7 @@ class Transformer(nnx.Module):
                 raise ValueError(f"blocks from {blocks.start} on need hidden state {blocks.start}")
             hidden, shown = self._embedded(rows, visit)
         for block in blocks:
-            step = partial(self._after, block, at=at, visit=visit)
-            hidden, more = (jax.checkpoint(step) if remat else step)(hidden)
+            hidden, more = self._block(block, hidden, at, visit, remat=remat)
             shown |= more
         return Ran(hidden, shown)
 
@@ -101,23 +175,58 @@ class Transformer(nnx.Module):
 
     def _embedded(self, rows: Rows, visit: Visit) -> tuple[Array, Shown]:
         """Hidden state 0, and what the visit showed on the way to it."""
-        here = Visiting(visit, 0)
-        hidden = self._along_data(self.embed(rows.tokens, rows.positions, here))
-        return here("residual", hidden), here.shown
+        here = Visiting(visit.do, visit.around(0))
+        hidden = self._cast(self.embed, "embed/")(rows.tokens, rows.positions, here)
+        split = self._split(len(hidden))
+        hidden = hidden if split is None else lax.with_sharding_constraint(hidden, split)
+        return here("residual", hidden), here.at(0)
 
-    def _after(self, block: int, hidden: Array, *, at: Layout, visit: Visit) -> tuple[Array, Shown]:
+    def _block(
+        self, block: int, hidden: Array, at: Layout, visit: Visit, *, remat: bool
+    ) -> tuple[Array, Shown]:
         """The hidden state after one block, and what the visit showed on the way to it."""
-        here, behind = Visiting(visit, block), Visiting(visit, block + 1)
-        hidden = self._along_data(self.layers[block](hidden, at, here))
+        graph, weights = nnx.split(self.layers[block])
+        hidden, shown = run_block(
+            weights,
+            hidden,
+            at.of(self.config.blocks[block].attention),
+            visit.within(block),
+            graph=graph,
+            do=visit.do,
+            dtype=self.dtype,
+            split=self._split(len(hidden)),
+            lies=self._lie(weights, f"layers/{block}/"),
+            remat=remat,
+        )
         if block == self.config.layers - 1 and self.norm is not None:
-            hidden = self.norm(hidden)
-        return behind("residual", hidden), here.shown | behind.shown
+            hidden = self._cast(self.norm, "norm/")(hidden)
+        behind = Visiting(visit.do, visit.around(block + 1))
+        hidden = behind("residual", hidden)
+        return hidden, {(site, block): value for site, value in shown.items()} | behind.at(
+            block + 1
+        )
 
-    def _along_data(self, hidden: Float[Array, "batch seq dim"]) -> Array:
-        """Keep the batch split, or weights split over "data" would replicate it."""
-        if self.mesh is None or hidden.shape[0] % self.mesh.shape["data"]:
-            return hidden
-        return jax.lax.with_sharding_constraint(hidden, along_data(self.mesh))
+    def _cast(self, module: M, path: str) -> M:
+        """A module with weights in the dtype of the computation; `path` is before theirs."""
+        graph, weights = nnx.split(module)
+        return nnx.merge(graph, cast(weights, self.dtype, self._lie(weights, path)))
+
+    def _lie(self, weights: nnx.State, prefix: str = "") -> Lies:
+        """How weights lie, if gradients are to lie likewise; `prefix` is before their paths."""
+        if self.mesh is None or self.fsdp is None:
+            return ()
+        over = partial(
+            weight_sharding, mesh=self.mesh, counts=self.config.axis_counts, fsdp=self.fsdp
+        )
+        flat = nnx.to_flat_state(weights)
+        paths = (prefix + "/".join(map(str, keys)) for keys, _ in flat)
+        return tuple(over(path, leaf.shape) for path, (_, leaf) in zip(paths, flat, strict=True))
+
+    def _split(self, rows: int) -> NamedSharding | None:
+        """How hidden states lie: split over "data", or weights split over it would whole them."""
+        if self.mesh is None or rows % self.mesh.shape["data"]:
+            return None
+        return along_data(self.mesh)
 
     def score(self, final: Float[Array, "batch seq dim"], *, visit: Visit = unvisited) -> Ran:
         """Score each position's token from the last hidden state, and visit the head's sites.
@@ -126,15 +235,25 @@ class Transformer(nnx.Module):
 
         Args:
             final: State L.
-            visit: Called once for each site of the head.
+            visit: What is done at which sites of the head.
+
+        Raises:
+            ValueError: If the checkpoint has no head.
+        """
+        here = Visiting(visit.do, visit.around(0))
+        graph, weights, lies = self.scorer()
+        return Ran(nnx.merge(graph, cast(weights, self.dtype, lies))(final, here), here.at(0))
+
+    def scorer(self) -> tuple[nnx.GraphDef, nnx.State, Lies]:
+        """A `Scorer`, the head with all that it needs, in two, and how its weights lie.
 
         Raises:
             ValueError: If the checkpoint has no head.
         """
         if self.head is None:
             raise ValueError("this checkpoint is a bare backbone: it has no head for logits")
-        here = Visiting(visit, 0)
-        return Ran(self.head(final, self.embed.tokens.embedding[...], here), here.shown)
+        graph, weights = nnx.split(Scorer(self.head, self.embed.tokens))
+        return graph, weights, self._lie(weights)
 
     def logits(self, final: Float[Array, "batch seq dim"]) -> Float[Array, "batch seq vocab"]:
         """The value of `score`."""

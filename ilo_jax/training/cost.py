@@ -102,8 +102,7 @@ def _entrance(config: ModelConfig, block: int) -> int:
 def _never_again(config: ModelConfig, block: int) -> int:
     """What no gradient in a block needs of a token: products that are only added up."""
     this = config.blocks[block]
-    final = block == config.layers - 1 and config.final_norm is not None
-    if this.norm_place != "pre" or final:
+    if this.norm_place != "pre":
         return 0
     added = this.mlp.dim
     if this.parallel:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from ilo_jax.activations.store import numpy_dtype
+from ilo_jax.compiling.program import by_parts
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.files import whole
 from ilo_jax.models import parameters
@@ -102,13 +102,13 @@ def _is_there(file: Path, shape: tuple[int, ...], dtype: str) -> bool:
 def _forward(
     config: ModelConfig, weights: Weights, mesh: Mesh, *, blocks: int, dtype: DTypeLike
 ) -> Callable[[Rows], Array]:
-    """The jitted function from rows to the state after the first blocks."""
+    """The compiled function from rows to the state after the first blocks."""
     assemble = parameters.assembler(config, mesh, dtype=dtype)
 
     def forward(weights: Weights, rows: Rows) -> Array:
         return assemble(weights).run(rows, blocks=range(blocks)).value
 
-    return partial(jax.jit(forward, out_shardings=along_data(mesh)), weights)
+    return partial(by_parts(forward, mesh, out_shardings=along_data(mesh)), weights)
 
 
 def _computed(

@@ -25,7 +25,13 @@ class Batch(NamedTuple):
 
 
 def next_token(
-    config: ModelConfig, mesh: Mesh, *, dtype: DTypeLike, lowest: int = 0, remat: bool = False
+    config: ModelConfig,
+    mesh: Mesh,
+    *,
+    dtype: DTypeLike,
+    lowest: int = 0,
+    remat: bool = False,
+    fsdp: bool = False,
 ) -> Loss:
     """Make the next-token loss, in nats; it counts the tokens that are predicted.
 
@@ -38,9 +44,10 @@ def next_token(
         mesh: On which the weights lie.
         dtype: Of the computation.
         lowest: Block that the kept states of a batch lead up to, if it has them.
-        remat: Whether differentiation computes each block again rather than keep it.
+        remat: Whether differentiation computes each block again rather than keep its products.
+        fsdp: Whether weights, and so their gradients, are split over "data", too.
     """
-    assemble = parameters.assembler(config, mesh, dtype=dtype)
+    assemble = parameters.assembler(config, mesh, dtype=dtype, fsdp=fsdp)
 
     def loss(trainable: Weights, frozen: Weights, batch: Batch, key: Key[Array, ""]) -> Total:
         model = assemble(trainable | frozen)

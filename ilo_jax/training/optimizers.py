@@ -1,14 +1,19 @@
 """AdamW as language models are fine-tuned with it, and how any optimizer's state lies on a mesh."""
 
 import math
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, Sharding
 from jax.tree_util import keystr
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
+from ilo_jax.compiling.parts import part
 from ilo_jax.sharding import replicated
 
 
@@ -31,6 +36,26 @@ def warmup_cosine(peak: float, *, warmup: int, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
 
 
+class ByBlock(optax.GradientTransformation):
+    """An optimizer that updates each weight by itself, but for a bound on the norm of all.
+
+    `updated` makes its updates block by block.
+    """
+
+    alone: optax.GradientTransformation
+    """Of each weight, without that bound."""
+    clip: float
+    """Norm that all gradients together are cut down to; 0: they are not."""
+
+    @classmethod
+    def bounded(cls, alone: optax.GradientTransformation, clip: float) -> "ByBlock":
+        """Make one of an optimizer to which each weight is all there is."""
+        whole = optax.chain(optax.clip_by_global_norm(clip), alone) if clip else alone
+        self = cls(whole.init, whole.update)
+        self.alone, self.clip = alone, clip
+        return self
+
+
 def adamw(
     schedule: optax.Schedule,
     *,
@@ -39,7 +64,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip: float = 0.0,
-) -> optax.GradientTransformation:
+) -> ByBlock:
     """AdamW (Loshchilov and Hutter 2019) over the weights that train.
 
     Args:
@@ -50,8 +75,8 @@ def adamw(
         weight_decay: Of matrices only: biases and the scales of norms do not decay.
         clip: Norm that all gradients together are cut down to; 0: they are not.
     """
-    update = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=_matrices)
-    return optax.chain(optax.clip_by_global_norm(clip), update) if clip else update
+    alone = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=_matrices)
+    return ByBlock.bounded(alone, clip)
 
 
 def _matrices(weights: PyTree) -> PyTree:
@@ -82,3 +107,121 @@ def shardings(optimizer: optax.GradientTransformation, weights: PyTree, mesh: Me
         weights,
         transform_non_params=lambda _: replicated(mesh),
     )
+
+
+def updated(
+    optimizer: optax.GradientTransformation,
+    gradients: PyTree,
+    moments: PyTree,
+    weights: PyTree,
+    share: Float[Array, ""],
+    norm: Float[Array, ""],
+) -> tuple[PyTree, PyTree]:
+    """The weights and moments after an update.
+
+    Where the optimizer is `ByBlock` and the weights are a dict by path, those of a block are
+    updated together, which is compiled once for all blocks that are alike and holds few arrays at
+    a time.
+
+    Args:
+        optimizer: Over the weights.
+        gradients: Of each weight, to be multiplied by `share`.
+        moments: The optimizer's state.
+        weights: Those that train.
+        share: What makes a mean of a sum.
+        norm: Of all gradients, multiplied by `share`.
+    """
+    if isinstance(optimizer, ByBlock) and isinstance(weights, dict):
+        return _by_block(optimizer, gradients, moments, weights, share, norm)
+    gradients = jax.tree.map(lambda gradient: gradient * share, gradients)
+    updates, moments = optimizer.update(gradients, moments, weights)
+    return optax.apply_updates(weights, updates), moments
+
+
+def _by_block(
+    optimizer: ByBlock,
+    gradients: dict[str, Array],
+    moments: PyTree,
+    weights: dict[str, Array],
+    share: Float[Array, ""],
+    norm: Float[Array, ""],
+) -> tuple[dict[str, Array], PyTree]:
+    # With a bound the state is a pair, of which the first is empty.
+    before = moments[-1] if optimizer.clip else moments
+    made, after = dict(weights), before
+    for paths in _blocks(weights).values():
+        new, left = update_block(
+            _chosen(paths, gradients),
+            _of_block(paths, before, weights),
+            _chosen(paths, weights),
+            share,
+            norm,
+            alone=optimizer.alone,
+            clip=optimizer.clip,
+        )
+        made |= {path: new[name] for name, path in paths.items()}
+        after = _with_block(paths, after, left, weights)
+    return made, (*moments[:-1], after) if optimizer.clip else after
+
+
+def _chosen(paths: Mapping[str, str], arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: arrays[path] for name, path in paths.items()}
+
+
+def _of_block(paths: Mapping[str, str], moments: PyTree, weights: Mapping[str, Array]) -> PyTree:
+    """The part of an optimizer's state that is of a block's weights, and what is of none."""
+    of_weights = partial(_has_all, weights)
+    return jax.tree.map(
+        lambda part: _chosen(paths, part) if of_weights(part) else part,
+        moments,
+        is_leaf=of_weights,
+    )
+
+
+def _with_block(
+    paths: Mapping[str, str], moments: PyTree, block: PyTree, weights: Mapping[str, Array]
+) -> PyTree:
+    """An optimizer's state with the part that is of a block's weights."""
+    of_weights = partial(_has_all, weights)
+
+    def joined(old: Any, new: Any) -> Any:
+        return old | {p: new[n] for n, p in paths.items()} if of_weights(old) else new
+
+    return jax.tree.map(joined, moments, block, is_leaf=of_weights)
+
+
+def _has_all(weights: Mapping[str, Array], part: Any) -> bool:
+    """Whether a part of an optimizer's state has something for each weight."""
+    return isinstance(part, dict) and part.keys() == weights.keys()
+
+
+def _blocks(paths: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The paths of each block, and of what is no block, by the name within it."""
+    blocks: dict[str, dict[str, str]] = {}
+    for path in paths:
+        match = re.fullmatch(r"(layers/\d+|[^/]*)/?(.*)", path)
+        assert match
+        blocks.setdefault(match[1], {})[match[2]] = path
+    return blocks
+
+
+@part("alone", "clip")
+def update_block(
+    gradients: dict[str, Array],
+    moments: PyTree,
+    weights: dict[str, Array],
+    share: Float[Array, ""],
+    norm: Float[Array, ""],
+    *,
+    alone: optax.GradientTransformation,
+    clip: float,
+) -> tuple[dict[str, Array], PyTree]:
+    """Some weights and their moments after an update; see `updated` and `ByBlock`."""
+
+    def scaled(gradient: Array) -> Array:
+        gradient *= share
+        return jnp.where(norm < clip, gradient, gradient / norm * clip) if clip else gradient
+
+    updates, moments = alone.update(jax.tree.map(scaled, gradients), moments, weights)
+    weights = jax.tree.map(jnp.add, weights, updates)
+    return weights, moments

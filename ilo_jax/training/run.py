@@ -25,18 +25,16 @@ nobody stopped.
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ilo_jax.processes import alone, together
-from ilo_jax.sharding import make_mesh, replicated
+from ilo_jax.sharding import make_mesh, place_loose
 from ilo_jax.training.checkpoints import Checkpoints, Key
 from ilo_jax.training.loop import Every, Logged, told_to_stop, train
 from ilo_jax.training.step import Loss, State, abstract, begin, make_step
@@ -154,16 +152,9 @@ def _start(
 ) -> tuple[State, PyTree, Callable[[int], PyTree]]:
     """The state before the first step, or only its shapes, and what else a run starts from."""
     trainable, frozen, batch = learner.start()
-    trainable, frozen = jax.tree.map(partial(_on_mesh, mesh=mesh), (trainable, frozen))
+    trainable, frozen = place_loose((trainable, frozen), mesh)
     make = abstract if resumed else begin
     return make(learner.optimizer, trainable, mesh), frozen, batch
-
-
-def _on_mesh(array: Any, *, mesh: Mesh) -> jax.Array:
-    """An array as it is, or whole on every device if it lies elsewhere."""
-    if isinstance(array, jax.Array) and array.sharding.device_set == {*mesh.devices.flat}:
-        return array
-    return jax.device_put(jnp.array(array), replicated(mesh))
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from ilo_jax.compiling.parts import part
+from ilo_jax.compiling.program import ByParts, by_parts
 from ilo_jax.refusals import refuse
 from ilo_jax.sharding import replicated
 from ilo_jax.training import optimizers
@@ -51,10 +53,6 @@ class Measures(NamedTuple):
     """How much counts."""
     gradient_norm: Float[Array, ""]
     """Norm of the gradients of all weights that train, before clipping."""
-
-
-Step = Callable[[State, PyTree, PyTree, Key[Array, ""]], tuple[State, Measures]]
-"""Takes the state (which it consumes), the frozen weights, a batch, and the key of the run."""
 
 
 def begin(optimizer: optax.GradientTransformation, weights: PyTree, mesh: Mesh) -> State:
@@ -111,8 +109,11 @@ def _refuse_other_than_float32(weights: PyTree) -> None:
 
 def make_step(
     loss: Loss, optimizer: optax.GradientTransformation, *, like: State, mesh: Mesh
-) -> Step:
-    """Make the jitted step.
+) -> ByParts:
+    """Make the step, compiled by parts.
+
+    It takes the state, which it consumes, the frozen weights, a batch and the key of the run, and
+    gives the next state and `Measures`.
 
     It minimises the mean of the loss over a whole batch, whatever its parts: every leaf of a
     batch has a leading axis of them; they are computed one after the other, and their gradients
@@ -134,20 +135,20 @@ def make_step(
         state: State, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
     ) -> tuple[State, Measures]:
         key = jax.random.fold_in(key, state.step)
-        gradients, total = _added_up(loss, state.weights, frozen, batch, key)
+        gradients, total = _added_up(loss, state, frozen, batch, key)
         share = 1 / jnp.maximum(total.count, 1)
-        gradients = jax.tree.map(lambda gradient: gradient * share, gradients)
-        measures = Measures(total.sum * share, total.count, optax.tree.norm(gradients))
-        updates, moments = optimizer.update(gradients, state.moments, state.weights)
-        weights = optax.apply_updates(state.weights, updates)
+        measures = Measures(total.sum * share, total.count, share * optax.tree.norm(gradients))
+        weights, moments = optimizers.updated(
+            optimizer, gradients, state.moments, state.weights, share, measures.gradient_norm
+        )
         return State(state.step + 1, weights, moments), measures
 
     lies = jax.tree.map(lambda array: array.sharding, like)
-    return jax.jit(step, donate_argnums=0, out_shardings=(lies, replicated(mesh)))
+    return by_parts(step, mesh, donated=[0], out_shardings=(lies, replicated(mesh)))
 
 
 def _added_up(
-    loss: Loss, trainable: PyTree, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
+    loss: Loss, state: State, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
 ) -> tuple[PyTree, Total]:
     """Gradients and loss, each the sum over the parts of a batch."""
 
@@ -155,17 +156,25 @@ def _added_up(
         found = loss(trainable, frozen, part, key)
         return found.sum, found
 
-    def of(number: Int[Array, ""], part: PyTree) -> tuple[PyTree, Total]:
-        own = jax.random.fold_in(key, number)
-        (_, found), gradients = jax.value_and_grad(total, has_aux=True)(trainable, part, own)
-        return gradients, found
+    gradient = jax.value_and_grad(total, has_aux=True)
+    number, found = jnp.zeros_like(state.step), None
+    for _ in range(len(jax.tree.leaves(batch)[0])):
+        one, own, number = _part_of(batch, key, number)
+        (_, of_part), gradients = gradient(state.weights, one, own)
+        found = (gradients, of_part) if found is None else _sum(found, (gradients, of_part))
+    assert found is not None
+    return found
 
-    def add(so_far: PyTree, numbered: PyTree) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, so_far, of(*numbered)), None
 
-    numbers = jnp.arange(len(jax.tree.leaves(batch)[0]))
-    first = jax.tree.map(lambda array: array[0], (numbers, batch))
-    if len(numbers) == 1:
-        return of(*first)
-    nothing = jax.tree.map(lambda sum: jnp.zeros(sum.shape, sum.dtype), jax.eval_shape(of, *first))
-    return jax.lax.scan(add, nothing, (numbers, batch))[0]
+@part()
+def _part_of(
+    batch: PyTree, key: Key[Array, ""], number: Int[Array, ""]
+) -> tuple[PyTree, Key[Array, ""], Int[Array, ""]]:
+    """A part of a batch, its random key, and the number of the next."""
+    one = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, number, 0, False), batch)
+    return one, jax.random.fold_in(key, number), number + 1
+
+
+@part()
+def _sum(one: PyTree, other: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, one, other)

@@ -114,7 +114,7 @@ def states(model: Transformer, batch: Rows) -> dict[str, np.ndarray]:
 
     @nnx.jit
     def run_all(model, rows):
-        return model.run(rows, visit=reading(*SITES)).shown
+        return model.run(rows, visit=reading(model.config, *SITES)).shown
 
     found = run_all(model, batch)
     layers = {site: sorted(layer for name, layer in found if name == site) for site in SITES}

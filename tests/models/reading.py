@@ -19,7 +19,7 @@ def shown(
     model: Transformer, site: str, *rows: ArrayLike, show: Callable = lambda value: value
 ) -> list[Any]:
     """What is made of a site, by layer."""
-    ran = model.run(rows_of(*rows), visit=reading(site, show=show))
+    ran = model.run(rows_of(*rows), visit=reading(model.config, site, show=show))
     return [ran.shown[key] for key in sorted(ran.shown)]
 
 

@@ -11,6 +11,7 @@ from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import losses, parameters
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import open_folder
+from ilo_jax.models.layers.heads import Scorer
 from ilo_jax.models.losses import next_token_losses, predicted
 from ilo_jax.sharding import make_mesh
 from tests.models.hub.same import ONE
@@ -98,9 +99,10 @@ def test_parts_give_the_same_losses_and_gradients(ours, rows, monkeypatch):
     model, (row, seq) = ours("llama-tied"), rows.tokens.shape
     whole, gradient = value_and_gradient(model, rows)
     held = []
-    logits = type(model).logits
+    losses.cross_entropies.clear_cache()
+    scores = Scorer.__call__
     monkeypatch.setattr(
-        type(model), "logits", lambda self, h: held.append(h.shape[:2]) or logits(self, h)
+        Scorer, "__call__", lambda self, h: held.append(h.shape[:2]) or scores(self, h)
     )
     monkeypatch.setattr(losses, "SCORES", row * seq * model.config.vocab // 6)
     value, found = value_and_gradient(model, rows)
@@ -139,10 +141,11 @@ def test_scores_are_counted_for_each_device(ours, monkeypatch, data, split, held
     """Eight rows of 12 tokens and a vocabulary that divides: more devices, fewer parts."""
     config, mesh = ours("llama-tied").config, make_mesh(data=data, model=split)
     model = parameters.abstract(config, dtype=jnp.float32)
-    model.mesh, shapes, logits = mesh, [], type(model).logits
+    model.mesh, shapes, scores = mesh, [], Scorer.__call__
     monkeypatch.setattr(
-        type(model), "logits", lambda self, h: shapes.append(h.shape[:2]) or logits(self, h)
+        Scorer, "__call__", lambda self, h: shapes.append(h.shape[:2]) or scores(self, h)
     )
+    losses.cross_entropies.clear_cache()
     monkeypatch.setattr(losses, "SCORES", 8 * 12 * config.vocab // 6)
     empty = jnp.zeros((8, 12), int)
     rows = Rows(empty, empty, empty, empty > 0, empty > 0)

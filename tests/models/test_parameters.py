@@ -100,7 +100,7 @@ def test_put_needs_every_weight(config):
 
 
 def test_axis_counts_are_those_of_the_mechanisms(config):
-    assert parameters.axis_counts(config) == {"head": 4, "kv": 2, "mlp": 24, "vocab": 20}
+    assert config.axis_counts == {"head": 4, "kv": 2, "mlp": 24, "vocab": 20}
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -122,8 +122,20 @@ def test_weights_lie_as_their_shardings_say(config):
     assert {shard.data.shape for shard in placed.addressable_shards} == {(8, 4)}
 
 
-def test_an_assembled_model_has_weights_of_the_dtype_that_it_computes_in(config):
+def test_an_assembled_model_computes_in_its_dtype_whatever_that_of_its_weights(config):
+    """Bit by bit as if they had been rounded before."""
     assemble = parameters.assembler(config, make_mesh(data=1), dtype=jnp.bfloat16)
-    model = assemble(parameters.weights(drawn(config, seed=0)))
-    expected = parameters.shapes(parameters.abstract(config, dtype=jnp.bfloat16))
-    assert parameters.shapes(model) == expected
+    held = parameters.weights(drawn(config, seed=0))
+    rounded = {path: weight.astype(jnp.bfloat16) for path, weight in held.items()}
+    place = jnp.arange(6, dtype=jnp.int32)[None]
+
+    @jax.jit
+    def computed(weights):
+        model = assemble(weights)
+        found = states(model, place, place, jnp.ones((1, 6), jnp.int32))
+        return [*found, model.logits(found[-1])]
+
+    assert {weight.dtype.name for weight in held.values()} == {"float32"}
+    for found, expected in zip(computed(held), computed(rounded), strict=True):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(found, expected)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,16 @@ import pytest
 import torch
 from flax import nnx
 
-from ilo_jax.models.sites import Edit, editing, in_turn, reading, unvisited, widths
+from ilo_jax.models.sites import (
+    Edit,
+    Visit,
+    editing,
+    in_turn,
+    reading,
+    unvisited,
+    visiting,
+    widths,
+)
 from ilo_jax.models.transformer import Transformer
 from tests.models.reading import rows_of
 
@@ -115,7 +125,7 @@ def torch_logits(model: Any, batch: Any, hooks: dict[tuple[str, str], Callable])
         return model(torch.from_numpy(batch.tokens).long(), attention_mask=mask).logits
 
 
-def both(model: Transformer, rows, visit) -> tuple[jax.Array, dict[At, Any]]:
+def both(model: Transformer, rows, visit: Visit) -> tuple[jax.Array, dict[At, Any]]:
     """Scores and all that a visit shows, of the blocks and of the head."""
     ran = model.run(rows, visit=visit)
     scored = model.score(ran.value, visit=visit)
@@ -132,12 +142,14 @@ def rows(batch) -> Any:
 @FOUR
 def test_the_identity_at_every_site_is_no_visit(ours, packed, variant):
     """Bit by bit, and in the text of the program."""
-    seen = []
+    shapes = widths(ours(variant).config)
+    seen = set()
 
-    def identity(site: str, layer: int, value: jax.Array) -> tuple[jax.Array, None]:
-        seen.append((site, layer, value.shape[2:]))
+    def leave(site: str, given: tuple, value: jax.Array) -> tuple[jax.Array, None]:
+        seen.add((site, value.shape[2:]))
         return value, None
 
+    identity = Visit(leave, dict.fromkeys(shapes, ()))
     graph, state = nnx.split(ours(variant))
 
     def scores(state, rows, visited):
@@ -152,8 +164,19 @@ def test_the_identity_at_every_site_is_no_visit(ours, packed, variant):
     ]
     assert compiled[0].as_text() == compiled[1].as_text()
     assert np.array_equal(*(one.compile()(state, rows(packed)) for one in compiled))
-    assert {(site, layer): shape for site, layer, shape in seen} == widths(ours(variant).config)
-    assert len(seen) == len({at[:2] for at in seen})
+    assert seen == {(site, shape) for (site, _), shape in shapes.items()}
+
+
+def test_a_visit_comes_by_every_site_and_layer_once(ours, packed):
+    model, seen = ours("gemma2-both"), []
+
+    def look(site: str, layer: int, value: jax.Array) -> tuple[jax.Array, None]:
+        seen.append(((site, layer), value.shape[2:]))
+        return value, None
+
+    jax.eval_shape(lambda: both(model, rows(packed), visiting(look, model.config)))
+    assert dict(seen) == widths(model.config)
+    assert len(seen) == len(dict(seen))
 
 
 def cost(model: Transformer, batch, visit) -> tuple[float, int]:
@@ -174,8 +197,8 @@ def test_a_visit_costs_what_is_done_there_and_nothing_elsewhere(ours, packed):
     model = ours("llama-gqa")
     width = model.config.blocks[1].mlp.dim
     edit = Edit(jnp.full(width, 2.0)[None, None], jnp.ones(width)[None, None])
-    flops, memory = cost(model, packed, reading("neurons"))
-    assert (flops, memory) == cost(model, packed, reading())
+    flops, memory = cost(model, packed, reading(model.config, "neurons"))
+    assert (flops, memory) == cost(model, packed, unvisited)
     edited = cost(model, packed, editing({("neurons", 1): edit}, model.config))
     assert edited[0] - flops == 2 * packed.tokens.size * width
     assert edited[1] <= memory + 4 * packed.tokens.size * width
@@ -195,7 +218,8 @@ def test_what_is_read_is_what_torchs_hooks_see(tiny, ours, assert_close, padded,
     with torch.no_grad():
         torch_logits(tiny(variant).torch, padded, {place: keep(place) for place in places.values()})
     sites = {site for site, _ in places}
-    _, shown = nnx.jit(both, static_argnums=2)(ours(variant), rows(padded), reading(*sites))
+    read = reading(ours(variant).config, *sites)
+    _, shown = nnx.jit(partial(both, visit=read))(ours(variant), rows(padded))
     assert set(places) | {("residual", ours(variant).config.layers)} == set(shown)
     for at, place in places.items():
         got = np.asarray(shown[at]).reshape(*padded.tokens.shape, -1)
@@ -260,7 +284,7 @@ def test_what_is_edited_is_what_torchs_hooks_edit(tiny, ours, assert_close, padd
         plain = torch_logits(tiny(variant).torch, padded, {}).numpy()
         expected = torch_logits(tiny(variant).torch, padded, {place: theirs}).numpy()
     visit = editing({(site, layer): here(widths(model.config)[site, layer])}, model.config)
-    got, _ = nnx.jit(both, static_argnums=2)(model, rows(padded), visit)
+    got, _ = nnx.jit(partial(both, visit=visit))(model, rows(padded))
     for where in padded.places:
         assert_close(np.asarray(got)[where], expected[where])
     assert np.abs(expected - plain)[padded.segments > 0].max() > 0.05
@@ -277,7 +301,7 @@ def test_an_edit_is_data_one_compile_serves_them_all(ours, padded):
         traces.append(strength)
         shift = strength[:, None, None] * added[None, None]
         edit = editing({("residual", 1): Edit(jnp.ones((1, 1, 1)), shift)}, model.config)
-        return model.run(rows, visit=in_turn(edit, reading("residual"))).shown
+        return model.run(rows, visit=in_turn(edit, reading(model.config, "residual"))).shown
 
     plain = run(model, rows(padded), jnp.zeros(6))
     strong = run(model, rows(padded), jnp.arange(6.0))
@@ -291,18 +315,25 @@ def test_an_edit_is_data_one_compile_serves_them_all(ours, padded):
 
 def test_of_visits_in_turn_the_last_that_shows_something_is_shown():
     value = jnp.ones((1, 1, 2))
-    for turns in ([reading("residual"), unvisited], [unvisited, reading("residual")]):
-        assert in_turn(*turns)("residual", 0, value)[1] is value
-    twice = in_turn(reading("residual"), reading("residual", show=jnp.sum))
-    assert twice("residual", 0, value)[1] == 2
-    assert in_turn(unvisited, unvisited)("residual", 0, value)[1] is None
+    read = Visit(lambda site, given, value: (value, value), {("residual", 0): ()})
+    summed = Visit(lambda site, given, value: (value, value.sum()), {("residual", 0): ()})
+    silent = Visit(lambda site, given, value: (value, None), {("residual", 0): ()})
+
+    def shown(*visits: Visit) -> Any:
+        visit = in_turn(*visits)
+        return visit.do("residual", visit.given["residual", 0], value)[1]
+
+    for turns in ([read, unvisited], [unvisited, read], [read, silent], [silent, read]):
+        assert shown(*turns) is value
+    assert shown(read, summed) == 2
+    assert shown(silent, silent) is None
+    assert in_turn(unvisited, unvisited).given == {}
 
 
 def test_an_edit_keeps_the_dtype_of_the_stream(ours):
-    edit = editing(
-        {("residual", 1): Edit(jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1)))}, ours("llama-gqa").config
-    )
-    value, _ = edit("residual", 1, jnp.ones((1, 1, 32), jnp.bfloat16))
+    edits = {("residual", 1): Edit(jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1)))}
+    edit = editing(edits, ours("llama-gqa").config)
+    value, _ = edit.do("residual", edit.given["residual", 1], jnp.ones((1, 1, 32), jnp.bfloat16))
     assert value.dtype == jnp.bfloat16
 
 
@@ -335,9 +366,7 @@ def test_the_gradient_of_a_zero_at_an_output_is_torchs_of_the_output(
     torchs.zero_grad()
 
     def loss(added: dict[At, jax.Array]) -> jax.Array:
-        def add(site: str, layer: int, value: jax.Array) -> tuple[jax.Array, None]:
-            return value + added.get((site, layer), jnp.zeros((1,) * value.ndim)), None
-
+        add = Visit(lambda site, zero, value: (value + zero, None), added)
         return (both(model, rows(padded), add)[0] * weights).sum()
 
     ends = {at: width for at, width in widths(model.config).items() if at[0].endswith("/output")}

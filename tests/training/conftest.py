@@ -163,7 +163,8 @@ class Training:
         like = parameters.abstract(start.config, dtype=jnp.float32)
         self.lies = parameters.shardings(like, mesh, fsdp=fsdp)
         self.frozen = self.placed(frozen=True)
-        decoder = next_token(start.config, mesh, dtype=dtype, lowest=self.lowest, remat=remat)
+        computed = {"dtype": dtype, "lowest": self.lowest, "remat": remat, "fsdp": fsdp}
+        decoder = next_token(start.config, mesh, **computed)
         loss = decoder if start.config.causal else masked(start.config, mesh)
         self.step = make_step(loss, self.optimizer, like=self.begin(), mesh=mesh)
 

@@ -43,7 +43,7 @@ def learn(
     trainable, frozen = freezing.split(weights, mask)
     optimizer = adamw(warmup_cosine(**settings["schedule"]), **settings["adamw"])
     state = begin(optimizer, trainable, mesh)
-    loss = next_token(model.config, mesh, dtype=jnp.float32, lowest=lowest)
+    loss = next_token(model.config, mesh, dtype=jnp.float32, lowest=lowest, fsdp=settings["fsdp"])
     step = make_step(loss, optimizer, like=state, mesh=mesh)
     key = jax.random.key(0)
     losses = []

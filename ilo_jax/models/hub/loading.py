@@ -85,7 +85,7 @@ def load(
     opened = together(lambda: _open(folder, mesh, dtype), what=f"opening {folder.path}")
     agree(opened.digest, what=f"the model in {folder.path}")
     model = opened.model
-    if whole := unsplit(mesh, parameters.axis_counts(model.config)):
+    if whole := unsplit(mesh, model.config.axis_counts):
         log.info("not split over %d devices, as they do not divide: %s", mesh.shape["model"], whole)
     with naming_knobs(f"the weights in {folder.path}", KNOBS):
         arrays = _place_all(opened, parameters.shardings(model, mesh, fsdp=fsdp))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32
 
@@ -17,6 +18,9 @@ from ilo_jax.models.layers.norm import Normalize
 from ilo_jax.models.layers.rope import rotate
 from ilo_jax.models.layers.spans import Span
 from ilo_jax.models.sites import LayerVisit, passing
+
+KEPT = "weights of attention"
+"""Name of what differentiation rather keeps than computes again from the scores."""
 
 
 def alibi_slopes(heads: int) -> Float[np.ndarray, " head"]:
@@ -77,6 +81,7 @@ def _attend(
         scores = config.softcap * jnp.tanh(scores / config.softcap)
     scores += bias
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    weights = checkpoint_name(weights, KEPT)
     flat = weights.astype(values.dtype).reshape(batch, kv, group * query, -1)
     mixed = product("bhqk,bhkd->bhqd", flat, values).reshape(queries.shape)
     # Divided last: there are fewer dimensions than keys.

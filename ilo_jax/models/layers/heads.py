@@ -12,6 +12,28 @@ from ilo_jax.models.layers.norm import Normalize
 from ilo_jax.models.sites import LayerVisit, passing
 
 
+class Embedded(nnx.Module):
+    """What a scorer needs of an embedding: the token table, where it has a checkpoint's path."""
+
+    def __init__(self, tokens: nnx.Embed):
+        self.tokens = tokens
+
+
+class Scorer(nnx.Module):
+    """A head by itself, with the token embedding if it is tied to that."""
+
+    def __init__(self, head: "Head", tokens: nnx.Embed):
+        self.head = head
+        self.embed = Embedded(tokens) if head.out is None else None
+
+    def __call__(
+        self, hidden: Float[Array, "batch seq dim"], visit: LayerVisit = passing
+    ) -> Float[Array, "batch seq vocab"]:
+        """The scores."""
+        table = None if self.embed is None else self.embed.tokens.embedding[...]
+        return self.head(hidden, table, visit)
+
+
 class Head(nnx.Module):
     """The matrix of the vocabulary, its own or that of the embedding, and what stands before it."""
 
@@ -31,7 +53,7 @@ class Head(nnx.Module):
     def __call__(
         self,
         hidden: Float[Array, "batch seq dim"],
-        table: Float[Array, "vocab inner"],
+        table: Float[Array, "vocab inner"] | None,
         visit: LayerVisit = passing,
     ) -> Float[Array, "batch seq vocab"]:
         """The scores; `table` is the token embedding, used where the head is tied."""
@@ -48,7 +70,8 @@ class Head(nnx.Module):
         cap = self.config.softcap
         return scores if cap is None else cap * jnp.tanh(scores / cap)
 
-    def _scores(self, hidden: Array, table: Array) -> Array:
+    def _scores(self, hidden: Array, table: Array | None) -> Array:
         if self.out is not None:
             return self.out(hidden)
+        assert table is not None
         return jnp.einsum("bsd,vd->bsv", hidden, table, precision=matmul_precision(hidden.dtype))

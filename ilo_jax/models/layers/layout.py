@@ -31,6 +31,12 @@ class Layout(NamedTuple):
     rotations: dict[Rope | None, Rotation | None]
     """Rotations of the queries, and of the keys that are projected from the same tokens."""
 
+    def of(self, attention: AttentionConfig) -> "Layout":
+        """What one kind of attention needs of it."""
+        window, rope = attention.window, attention.rope
+        masks, rotations = {window: self.masks[window]}, {rope: self.rotations[rope]}
+        return self._replace(masks=masks, rotations=rotations)
+
 
 def layout(
     attentions: Iterable[AttentionConfig],

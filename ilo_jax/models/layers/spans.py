@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
+
 SMALLEST = 64
 """Stretches of queries are a multiple of it, so that a product of them is worth its start."""
 MOST = 4
@@ -14,6 +16,18 @@ class Span(NamedTuple):
 
     queries: slice
     keys: slice
+
+
+def _ends(span: Span) -> tuple[tuple[()], tuple[int, ...]]:
+    return (), (span.queries.start, span.queries.stop, span.keys.start, span.keys.stop)
+
+
+def _between(ends: tuple[int, ...], _: tuple[()]) -> Span:
+    return Span(slice(*ends[:2]), slice(*ends[2:]))
+
+
+# A part of what is compiled, where masks are arguments.
+jax.tree_util.register_pytree_node(Span, _ends, _between)
 
 
 def spans(seq: int, *, causal: bool, window: int | None) -> Iterator[Span]:

@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Array
 from ilo_jax.models.config import AttentionConfig, BlockConfig, MlpConfig, Norm
 from ilo_jax.models.layers.block import Block
 from ilo_jax.models.layers.layout import Layout, Places, layout
-from ilo_jax.models.sites import Visiting, reading
+from ilo_jax.models.sites import Visiting
 from tests.models.variants import TOLERANCE
 
 DIM = 8
@@ -116,11 +117,11 @@ def test_neurons_shown_are_those_that_update_the_stream(name):
         return block.mlp.down(neurons[0])
 
     expected = definition(hidden, lambda x: block.attn(x, at), mlp, norms)
-    here = Visiting(reading("neurons"), 7)
+    here = Visiting(lambda site, given, value: (value, value), {"neurons": ()})
     got = block(hidden, at, here)
     assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
     ((key, shown),) = here.shown.items()
-    assert key == ("neurons", 7)
+    assert key == "neurons"
     assert shown.shape == (2, 5, 12)
     assert np.abs(shown - neurons[0]).max() <= TOLERANCE * np.abs(neurons[0]).max()
     np.testing.assert_array_equal(got, block(hidden, at))
@@ -146,9 +147,12 @@ def test_what_is_shown_of_both_layers_is_what_they_add(name):
 def test_a_block_keeps_the_dtype_of_the_stream():
     hidden, at = batch(CONFIG, dtype=jnp.bfloat16)
     block = drawn(CONFIG, dtype=jnp.bfloat16)
-    here = Visiting(lambda site, layer, value: (value, value.dtype), 0)
+    sites: dict[str, Any] = dict.fromkeys(
+        ("attn_out", "heads", "neurons", "mlp_out", "mlp/down/output"), ()
+    )
+    here = Visiting(lambda site, given, value: (value, value.dtype), sites)
     assert block(hidden, at, here).dtype == jnp.bfloat16
-    assert set(here.shown.values()) == {jnp.dtype(jnp.bfloat16)}
+    assert here.shown == dict.fromkeys(sites, jnp.dtype(jnp.bfloat16))
 
 
 def test_paths_name_the_weights():
