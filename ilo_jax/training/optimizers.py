@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, Sharding
-from jax.tree_util import keystr
+from jax.tree_util import all_leaves, keystr
 from jaxtyping import Array, Float, PyTree
 
 from ilo_jax.compiling.parts import part
@@ -109,6 +109,24 @@ def shardings(optimizer: optax.GradientTransformation, weights: PyTree, mesh: Me
     )
 
 
+def norm(gradients: PyTree) -> Float[Array, ""]:
+    """The norm of all gradients together; of a dict by path, added up block by block."""
+    if not _is_by_path(gradients):
+        return optax.tree.norm(gradients)
+    blocks = _blocks(gradients).values()
+    return jnp.sqrt(sum(squares(_chosen(paths, gradients)) for paths in blocks))
+
+
+def _is_by_path(tree: PyTree) -> bool:
+    return isinstance(tree, dict) and all_leaves(tree.values())
+
+
+@part()
+def squares(gradients: PyTree) -> Float[Array, ""]:
+    """The sum of the squares of all gradients."""
+    return optax.tree.norm(gradients, squared=True)
+
+
 def updated(
     optimizer: optax.GradientTransformation,
     gradients: PyTree,
@@ -131,7 +149,7 @@ def updated(
         share: What makes a mean of a sum.
         norm: Of all gradients, multiplied by `share`.
     """
-    if isinstance(optimizer, ByBlock) and isinstance(weights, dict):
+    if isinstance(optimizer, ByBlock) and _is_by_path(weights):
         return _by_block(optimizer, gradients, moments, weights, share, norm)
     gradients = jax.tree.map(lambda gradient: gradient * share, gradients)
     updates, moments = optimizer.update(gradients, moments, weights)

@@ -137,7 +137,7 @@ def make_step(
         key = jax.random.fold_in(key, state.step)
         gradients, total = _added_up(loss, state, frozen, batch, key)
         share = 1 / jnp.maximum(total.count, 1)
-        measures = Measures(total.sum * share, total.count, share * optax.tree.norm(gradients))
+        measures = Measures(total.sum * share, total.count, share * optimizers.norm(gradients))
         weights, moments = optimizers.updated(
             optimizer, gradients, state.moments, state.weights, share, measures.gradient_norm
         )
