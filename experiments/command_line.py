@@ -76,6 +76,14 @@ def _broken(path: str, error: Exception) -> str:
     return f"{where}: {type(error).__name__}: {said}; --help lists all fields"
 
 
+def config_file(words: Iterable[str]) -> str | None:
+    """The file that --config names, the last where there are several; None: none."""
+    parsed = flags.FlagValues()
+    flags.DEFINE_string("config", None, "", flag_values=parsed)
+    parsed(["", *words], known_only=True)
+    return parsed["config"].value
+
+
 def field_of(word: str) -> str | None:
     """The field of the configuration that a word of the command line sets; None: none."""
     name = _flag_of(word)

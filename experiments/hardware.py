@@ -1,5 +1,8 @@
 """The devices that a job has: how it shares them out, and what they can do at best."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 from jax.sharding import Mesh
 
@@ -8,20 +11,26 @@ from ilo_jax import sharding
 from ilo_jax.chips import chip_of
 
 
-def make_mesh(compute: Compute) -> Mesh:
-    """The mesh over all devices, with `model_parallel` of them to a copy of the model.
+def make_mesh(compute: Compute, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over devices, with `model_parallel` of them to a copy of the model.
+
+    Args:
+        compute: Of a configuration.
+        devices: Such as those of `ilo_jax.topologies`; None: all that there are.
 
     Raises:
-        ValueError: If that does not divide their number.
+        ValueError: If that does not divide their number, or the way in which they are joined does
+            not make such a mesh.
     """
-    count, asked = jax.device_count(), compute.model_parallel
+    devices = jax.devices() if devices is None else devices
+    count, asked = len(devices), compute.model_parallel
     fitting = [n for n in range(1, count + 1) if count % n == 0]
     if asked not in fitting:
         raise ValueError(
             f"model_parallel must divide the number of devices, {count}, or some would be idle: "
             f"one of {', '.join(map(str, fitting))}; got {asked}"
         )
-    return sharding.make_mesh(model=asked)
+    return sharding.make_mesh(model=asked, devices=devices)
 
 
 def peak_flops() -> float | None:

@@ -78,8 +78,7 @@ def launch(
         config: File of the default configuration, in the checkout; its class is the job's.
         profile: Whether the job can leave a trace, so that there is a flag to ask for it.
     """
-    with _flags_of_the_user():
-        _define_config(config)
+    define_config(config)
     flags.DEFINE_string("workdir", None, f"Run folder; default runs/{name}/NAME-OF-CONFIG.")
     if profile:
         flags.DEFINE_bool("profile", False, "Leave a trace of the devices in WORKDIR/trace.")
@@ -92,29 +91,54 @@ def launch(
     _run(lambda: _main(job, name, config, profile), sys.modules[job.__module__].__doc__)
 
 
-def _define_config(file: str) -> None:
-    """Define --config, with a default file, and a flag of each field that the user sets."""
-    default = command_line.read_config(str(CHECKOUT / file))
+def define_config(file: str, *, of_any_job: bool = False) -> None:
+    """Define --config, with a default file, and a flag of each field that the user sets.
+
+    Args:
+        file: In the checkout; its class is the job's.
+        of_any_job: Whether the file that the user names may be another job's: then its class is.
+    """
+    with _flags_of_the_user():
+        named = command_line.config_file(_words()) if of_any_job else None
+        _define_config(file, command_line.read_config(named or str(CHECKOUT / file)))
+
+
+def config_file(file: str) -> str:
+    """The file that the configuration began with.
+
+    Args:
+        file: The default, as given to `define_config`.
+    """
+    given = FLAGS["config"]
+    return config_flags.get_config_filename(given) if given.present else file
+
+
+def _words() -> list[str]:
+    """All words of the command line, those in --flagfile too."""
+    return FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
+
+
+def _define_config(file: str, default: Any) -> None:
     known = {field.name for field in dataclasses.fields(default)}
-    words = FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
     config_flags.DEFINE_config_dataclass(
         "config",
         default,
         "Python file whose get_config() gives the configuration.",
         parse_fn=partial(command_line.read_config, kind=type(default)),
         # Fields that it has not are left: the parser tells of them, as of other unknown flags.
-        sys_argv=[word for word in words if (command_line.field_of(word) or "") in {"", *known}],
+        sys_argv=[word for word in _words() if (command_line.field_of(word) or "") in {"", *known}],
     )
     FLAGS["config"].default_as_str = repr(file)
 
 
-def start(main: Callable[[], int | None]) -> None:
+def start(main: Callable[[], int | None], *, about: str | None = None) -> None:
     """Run a script whose flags are defined; what a user can cause ends it with one line.
 
     Args:
         main: Returns the exit status, None for 0; an error that is one of `CAUSED` makes it 1.
+        about: What --help says first; None: the docstring of the script.
     """
-    _run(main, sys.modules["__main__"].__doc__)
+    _run(main, about or sys.modules["__main__"].__doc__)
 
 
 def _run(main: Callable[[], int | None], about: str | None) -> None:
@@ -185,8 +209,7 @@ def _stop(error: object) -> NoReturn:
 
 def _main(job: Callable[[Any, Run], Any], name: str, config: str, profile: bool) -> None:
     """Run the job of the flags, as one of several processes where they say so."""
-    given = FLAGS["config"]
-    file = Path(config_flags.get_config_filename(given) if given.present else config)
+    file = Path(config_file(config))
     _keep_compiled()
     run = Run(Path(FLAGS.workdir or f"runs/{name}/{file.stem}"), profile and FLAGS.profile)
     if FLAGS.distributed:

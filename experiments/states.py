@@ -91,9 +91,15 @@ def read_corpus(source: Aligned) -> Parallel:
     return corpus
 
 
-def open_model(source: Model) -> Folder:
-    """The folder of the model that the configuration asks for."""
-    return open_folder(source.model, ignore_keys=listed_names(source.ignore_keys))
+def open_model(source: Model, *, whole: bool = True) -> Folder:
+    """The folder of the model that the configuration asks for.
+
+    Args:
+        source: The configuration.
+        whole: Whether a model that is fetched is fetched with its weights and tokenizer.
+    """
+    ignored = listed_names(source.ignore_keys)
+    return open_folder(source.model, ignore_keys=ignored, whole=whole)
 
 
 def listed_names(text: str) -> list[str]:

@@ -131,7 +131,7 @@ def _group(program: Program, line: Instruction) -> int:
         return listed[1].count(",") + 1
     if counted := re.match(r"\[\d+,(\d+)\]<=", written):
         return int(counted[1])
-    if named := re.match(r"@?mesh\[([^\]]*)\] \{([^}]*)\}", written):
+    if named := re.match(r"@?mesh\[([^\]]*)\][^{]*\{([^}]*)\}", written):
         sizes = dict(re.findall(r"'([\w]+)'=(\d+)", named[1]))
         axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
         return math.prod(int(part or sizes[axis]) for axis, part in axes)

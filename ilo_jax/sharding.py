@@ -94,12 +94,12 @@ def _lay(data: int, model: int, devices: Sequence[Any]) -> Mesh | None:
         return None
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """The sharding that puts a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def along_data(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
+def along_data(mesh: AnyMesh, *, axis: int = 0) -> NamedSharding:
     """The sharding that splits one axis of an array over "data"."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
@@ -140,6 +140,19 @@ def _on_mesh(array: Any, *, mesh: Mesh) -> jax.Array:
     if isinstance(array, jax.Array) and array.sharding.device_set == {*mesh.devices.flat}:
         return array
     return jax.device_put(jnp.array(array), replicated(mesh))
+
+
+def device_bytes(arrays: Any) -> int:
+    """Bytes that arrays take of each device on which they lie.
+
+    Args:
+        arrays: Any pytree of arrays, or of shapes with shardings in their place, which divide them
+            evenly.
+    """
+    return sum(
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        for array in jax.tree.leaves(arrays)
+    )
 
 
 @contextmanager

@@ -20,6 +20,8 @@ FLAT = {"v5e", "v6e"}
 RECTANGLES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 """Slices of fewer than 64 chips of the other TPUs; larger ones are of cubes of 4x4x4."""
+FIRST = ("4x4x4", "4x4x8", "4x8x8", "8x8x8")
+"""The first of those."""
 LARGEST = {"v4": 4096, "v5p": 6144}
 """Chips of a slice of cubes."""
 HOSTS = ("1", "2", "4", "8")
@@ -103,13 +105,20 @@ def undisturbed() -> Iterator[None]:
             del os.environ[name]
 
 
+def shapes(kind: str) -> tuple[str, ...]:
+    """The shapes that a chip comes in, smallest first; of those of cubes the first."""
+    if kind in GPUS:
+        return HOSTS
+    return RECTANGLES if kind in FLAT else (*CUBES, *FIRST)
+
+
 def _check_shape(kind: str, shape: str) -> None:
-    listed = HOSTS if kind in GPUS else RECTANGLES if kind in FLAT else CUBES
-    shapes = ", ".join(listed)
+    listed = CUBES if kind in LARGEST else shapes(kind)
+    words = ", ".join(listed)
     if kind in LARGEST:
-        shapes += f", or AxBxC, A <= B <= C, of multiples of 4, up to {LARGEST[kind]} chips"
+        words += f", or AxBxC, A <= B <= C, of multiples of 4, up to {LARGEST[kind]} chips"
     if shape not in listed and not (kind in LARGEST and _is_of_cubes(shape, LARGEST[kind])):
-        raise ValueError(f"{kind} comes as {shapes}; got {kind}:{shape}")
+        raise ValueError(f"{kind} comes as {words}; got {kind}:{shape}")
 
 
 def _is_of_cubes(shape: str, largest: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.command_line import HELP
+from experiments.command_line import HELP, read_config
 from ilo_jax.activations.taps import POOLINGS, SITES
 from tests.test_layers import FLOORS
 
@@ -148,10 +148,22 @@ def test_ci_removes_nothing_but_its_temporary_folder():
 def defined_flags(script: Path) -> set[str]:
     """The flags of a script; a job has those of the launch, --profile only if it says so."""
     text = script.read_text()
-    if script.name != "__main__.py":
+    if script.name != "__main__.py" or of_any_job(script):
         return set(FLAG.findall(text))
     launched = set(FLAG.findall((ROOT / "experiments/launch.py").read_text()))
     return launched if "profile=True" in text else launched - {"profile"}
+
+
+def of_any_job(script: Path) -> bool:
+    """Whether the configuration of a job may be that of another: it has none of its own."""
+    return "of_any_job=True" in script.read_text()
+
+
+def config_of(script: Path, file: str = "") -> type:
+    """The class of the configurations of a job, or of a file, where that decides."""
+    if of_any_job(script):
+        return type(read_config(str(ROOT / file)))
+    return importlib.import_module(f"experiments.{script.parent.name}").Config
 
 
 def test_only_jobs_that_leave_a_trace_take_profile():
@@ -166,13 +178,14 @@ def test_commands_name_what_exists(command: str):
     script = ROOT / module.replace(".", "/")
     script = script / "__main__.py" if script.is_dir() else script.with_suffix(".py")
     defined, job = defined_flags(script), script.name == "__main__.py"
+    files = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
     for word in words:
         assert word.startswith("--"), word
         flag, _, value = word.removeprefix("--").partition("=")
         if job and flag == "config":
             assert value in CONFIGS
         elif job and flag.startswith("config."):
-            fields = dataclasses.fields(importlib.import_module(module).Config)
+            fields = dataclasses.fields(config_of(script, *files))
             assert flag.removeprefix("config.") in {field.name for field in fields}
         else:
             assert flag in defined
@@ -211,8 +224,8 @@ def test_flags_named_in_prose_exist(name: str):
     flags = {
         flag for file in ROOT.glob("experiments/**/*.py") for flag in FLAG.findall(file.read_text())
     }
-    jobs = {path.parent.name for path in ROOT.glob("experiments/*/__main__.py")}
-    configs = [importlib.import_module(f"experiments.{job}").Config for job in jobs]
+    jobs = [job for job in ROOT.glob("experiments/*/__main__.py") if not of_any_job(job)]
+    configs = [importlib.import_module(f"experiments.{job.parent.name}").Config for job in jobs]
     fields = {field.name for config in configs for field in dataclasses.fields(config)}
     for flag in re.findall(r"`--([\w.]+)", prose(TEXTS[name])):
         assert flag in {*flags, *HELP} or flag.removeprefix("config.") in fields, flag

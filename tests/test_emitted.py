@@ -144,6 +144,7 @@ GROUPS = {
     "mesh['data'=3,'model'=2] {'data'}": 3,
     "mesh['data'=3,'model'=2] {'data','model'}": 6,
     "mesh['data'=3,'model'=4] {'model':(1)2}": 2,
+    "mesh['data'=3,'model'=2], device_ids=([2,3]T(1,0)) {'model'}": 2,
 }
 
 

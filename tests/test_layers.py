@@ -30,8 +30,13 @@ DESK = {
     "tables",
 }
 """What all jobs share: a job imports it and the library, never another job."""
-SIBLINGS = {("freezing", "finetune")}
-"""Which job imports which: the one compares runs of the other."""
+SIBLINGS = {
+    ("freezing", "finetune"),
+    ("fit", "extract"),
+    ("fit", "finetune"),
+    ("fit", "ilo"),
+}
+"""Which job imports which: the one compares runs of the other, or compiles what the others run."""
 LONGEST = 300
 """Lines of a module of the library."""
 LIBRARY = sorted((ROOT / "ilo_jax").rglob("*.py"))

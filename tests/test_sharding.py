@@ -14,6 +14,7 @@ from ilo_jax.models.hub.families import FAMILIES, read_config
 from ilo_jax.processes import own_part
 from ilo_jax.sharding import (
     along_data,
+    device_bytes,
     make_mesh,
     place_own,
     place_whole,
@@ -287,3 +288,13 @@ def test_every_weight_of_every_family_has_a_rule_that_divides_it(name):
         lies[path].shard_shape(weight.shape)
         ndim = len(weight.shape)
         assert ndim == 1 or "norm" in path or lies[path].spec != PartitionSpec(*[None] * ndim), path
+
+
+def test_bytes_of_a_device_are_those_of_its_part_of_everything():
+    mesh = make_mesh(model=2)
+    rows = place_whole(np.zeros((N, 6), np.int32), along_data(mesh))
+    like = jax.ShapeDtypeStruct((3, 5), jnp.bfloat16, sharding=replicated(mesh))
+    key = jax.device_put(jax.random.key(0), replicated(mesh))
+    assert (
+        device_bytes({"rows": rows, "none": None, "more": [like, key]}) == 2 * 6 * 4 + 3 * 5 * 2 + 8
+    )

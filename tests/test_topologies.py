@@ -1,4 +1,5 @@
 import importlib.util
+import math
 import os
 import re
 import signal
@@ -75,6 +76,14 @@ def test_a_shape_that_is_not_to_be_had_is_refused_with_those_that_are(name, shap
     message = f"{kind} comes as {shapes}; got {kind}:{shape}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         topology(name)
+
+
+@pytest.mark.parametrize("kind", CHIPS)
+def test_shapes_come_smallest_first_and_can_be_had(kind):
+    sizes = [math.prod(map(int, shape.split("x"))) for shape in topologies.shapes(kind)]
+    assert sizes == sorted(sizes)
+    for shape in topologies.shapes(kind):
+        topologies._check_shape(kind, shape)
 
 
 def test_where_libtpu_is_not_installed_the_extra_is_named(monkeypatch):

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from experiments.finetune.config import Config
 from experiments.finetune.setting import Setting, kept_states_key
 from experiments.launch import say
 from ilo_jax.files import key_digest
 from ilo_jax.models import parameters
+from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.hub.loading import load
 from ilo_jax.models.parameters import Weights
 from ilo_jax.processes import share, together
@@ -20,6 +22,7 @@ from ilo_jax.training.kept_states import KeptStates, compute_kept_states
 from ilo_jax.training.language import Batch, next_token
 from ilo_jax.training.order import place_rows
 from ilo_jax.training.run import Learner, Start
+from ilo_jax.training.step import Loss
 
 
 def learning_rate(config: Config) -> optax.Schedule:
@@ -35,19 +38,35 @@ def language_learner(config: Config, setting: Setting, workdir: Path) -> Learner
         setting: What `prepare` made of it.
         workdir: Where kept states go, if they go to disk and nobody says where.
     """
-    loss = next_token(
-        setting.model,
-        setting.mesh,
+    loss = language_loss(config, setting.model, setting.mesh, lowest=setting.lowest)
+    start = partial(_start, config, setting, workdir)
+    return Learner(loss, optimizer(config), start, config.steps, config.seed, setting.mesh)
+
+
+def language_loss(config: Config, model: ModelConfig, mesh: Mesh, *, lowest: int) -> Loss:
+    """The loss of a fine-tuning.
+
+    Args:
+        config: Of the fine-tuning.
+        model: What is trained.
+        mesh: On which its weights lie.
+        lowest: Block below which nothing trains.
+    """
+    return next_token(
+        model,
+        mesh,
         dtype=jnp.dtype(config.dtype),
-        lowest=setting.lowest,
+        lowest=lowest,
         remat=config.remat,
         fsdp=config.fsdp,
     )
-    optimizer = optimizers.adamw(
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """The optimizer of a fine-tuning."""
+    return optimizers.adamw(
         learning_rate(config), weight_decay=config.weight_decay, clip=config.clip
     )
-    start = partial(_start, config, setting, workdir)
-    return Learner(loss, optimizer, start, config.steps, config.seed, setting.mesh)
 
 
 def _start(config: Config, setting: Setting, workdir: Path) -> Start:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -65,8 +65,7 @@ def prepare(config: Config) -> Setting:
     check(config)
     folder = open_model(config)
     model = folder.config
-    _refuse_untrainable(model)
-    refuse_dropout(model, waived=not config.dropout)
+    refuse_untrainable(config, model)
     examples = read_examples(config.text, split=config.text_split)
     given = {"row_length": config.row_length, "source": f"{examples.source} example"}
     tokens = tokenized(examples.examples, folder.tokenizer, **given)
@@ -82,20 +81,42 @@ def prepare(config: Config) -> Setting:
     mesh = make_mesh(config)
     own_slots(order, share(mesh))
     shapes = parameters.shapes(parameters.abstract(model, dtype=jnp.float32))
-    frozen = freezing.frozen_mask(shapes, freezing.read_rules(config.freeze, model))
+    frozen = frozen_weights(config, model, shapes)
+    sizes = {path: like.shape for path, like in shapes.items()}
+    return Setting(folder, frozen, sizes, text, order, mesh)
+
+
+def frozen_weights(config: Config, model: ModelConfig, paths: Iterable[str]) -> dict[str, bool]:
+    """Whether each weight is frozen.
+
+    Args:
+        config: Of the fine-tuning.
+        model: What is trained.
+        paths: Of all its weights.
+
+    Raises:
+        ValueError: If `freeze` cannot be read or leaves nothing to train, or states are to be kept
+            where no block is frozen.
+    """
+    frozen = freezing.frozen_mask(paths, freezing.read_rules(config.freeze, model))
     if config.frozen_states and not freezing.lowest_block(model, frozen):
         raise ValueError(
             "frozen_states must be empty where the first block trains, as with freeze="
             f"{config.freeze!r}, got {config.frozen_states!r}; freeze=paper:1 would freeze it"
         )
-    sizes = {path: like.shape for path, like in shapes.items()}
-    return Setting(folder, frozen, sizes, text, order, mesh)
+    return frozen
 
 
-def _refuse_untrainable(model: ModelConfig) -> None:
+def refuse_untrainable(config: Config, model: ModelConfig) -> None:
+    """Refuse a model that cannot be fine-tuned as the configuration asks.
+
+    Raises:
+        ValueError: If it is no decoder with a head, or was trained with dropout.
+    """
     if not model.causal or model.head.kind == "none":
         kind = "a decoder without a head" if model.causal else "an encoder"
         raise ValueError(f"model must be a decoder with a head to be fine-tuned, got {kind}")
+    refuse_dropout(model, waived=not config.dropout)
 
 
 def training_key(config: Config, setting: Setting) -> Key:

@@ -9,12 +9,37 @@ from jaxtyping import Array, Float
 
 from ilo_jax import sharding
 from ilo_jax.activations.taps import Tap, taken
-from ilo_jax.compiling.program import by_parts
+from ilo_jax.compiling.program import ByParts, by_parts
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.models import parameters
+from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
 
 Forward = Callable[[Rows], dict[str, Float[Array, "..."]]]
+
+
+def tapping(
+    config: ModelConfig, mesh: Mesh, taps: Sequence[Tap], *, segments: int, dtype: DTypeLike
+) -> ByParts:
+    """The function from all weights by path, and rows, to what the taps take, by parts.
+
+    Args:
+        config: Of the model.
+        mesh: With an axis "data", along which rows and what is taken of them are split.
+        taps: What to take.
+        segments: The most that any row holds.
+        dtype: To compute in, whatever that of the weights.
+    """
+    assemble = parameters.assembler(config, mesh, dtype=dtype)
+    along = {
+        tap.name: sharding.along_data(mesh, axis=0 if tap.pooling == "tokens" else 1)
+        for tap in taps
+    }
+
+    def forward(weights: dict[str, Array], rows: Rows) -> dict[str, Array]:
+        return taken(assemble(weights), rows, taps, count=segments)
+
+    return by_parts(forward, mesh, out_shardings=along)
 
 
 def compiled_forward(
@@ -42,17 +67,8 @@ def compiled_forward(
     Raises:
         MemoryError: Here and when called, if a device has too little for it.
     """
-    assemble = parameters.assembler(model.config, mesh, dtype=dtype)
-    along = {
-        tap.name: sharding.along_data(mesh, axis=0 if tap.pooling == "tokens" else 1)
-        for tap in taps
-    }
-
-    def forward(weights: dict[str, Array], rows: Rows) -> dict[str, Array]:
-        return taken(assemble(weights), rows, taps, count=segments)
-
     weights, along_rows = parameters.weights(model), sharding.along_data(mesh)
-    step = by_parts(forward, mesh, out_shardings=along)
+    step = tapping(model.config, mesh, taps, segments=segments, dtype=dtype)
     with naming_what_to_change(rows):
         compiled = step.compiled(weights, sharding.place_own(rows, along_rows))
 

@@ -59,7 +59,7 @@ def planned(
     sizes = {True: 0, False: 0}
     for tap in taps:
         sizes[tap.pooling == "tokens"] += 4 * tap.width * len(tap.layers)
-    most = tuple(max(1, batch_tokens // length) for length in row_lengths)
+    most = tuple(rows_at_once(batch_tokens, row_length=length) for length in row_lengths)
     plan = schedule(
         sentences,
         store.missing(),
@@ -72,6 +72,16 @@ def planned(
     needed = largest([math.ceil(rows / width) for rows in plan.longest])
     even = [math.ceil(n / math.ceil(n / rows)) for n, rows in zip(needed, most, strict=True)]
     return plan._replace(rows=tuple(rows * width for rows in even))
+
+
+def rows_at_once(batch_tokens: int, *, row_length: int) -> int:
+    """How many rows each place along "data" computes at a time, at most.
+
+    Args:
+        batch_tokens: Positions that are asked for.
+        row_length: In tokens.
+    """
+    return max(1, batch_tokens // row_length)
 
 
 def _row_lengths(

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.sharding import Sharding
 from jaxtyping import Bool, Int, Int32
 
 from ilo_jax.refusals import refuse
@@ -131,6 +133,18 @@ def fill(sentences: Sentences, planned: Plan, *, row_length: int) -> Rows:
     positions[at] = inside
     segments[at] = np.repeat(slot + 1, lengths)
     return Rows(tokens, positions, segments, special, target)
+
+
+def abstract_rows(*shape: int, sharding: Sharding) -> Rows:
+    """Rows with shapes in place of their arrays.
+
+    Args:
+        *shape: Of each array: "row seq", or "part row seq".
+        sharding: Of each array.
+    """
+    like = fill(as_sentences([]), np.full((1, 1), -1, np.int32), row_length=1)
+    arrays = (jax.ShapeDtypeStruct(shape, array.dtype, sharding=sharding) for array in like)
+    return Rows(*arrays)
 
 
 def row_length(longest: int) -> int:

@@ -60,6 +60,24 @@ def shapes(model: Transformer) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
+def abstract_weights(
+    model: Transformer, mesh: AnyMesh, *, dtype: DTypeLike, fsdp: bool
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Every weight of a model by its path, with a shape and how it lies in place of its array.
+
+    Args:
+        model: Of which only shapes are looked at; it may be abstract.
+        mesh: With axes "data" and "model"; its devices need not be there.
+        dtype: Of the weights.
+        fsdp: Whether weights are also split over "data".
+    """
+    lies = shardings(model, mesh, fsdp=fsdp)
+    return {
+        path: jax.ShapeDtypeStruct(like.shape, dtype, sharding=lies[path])
+        for path, like in shapes(model).items()
+    }
+
+
 def weights(model: Transformer) -> Weights:
     """Every weight of a model by its path, such as "layers/3/attn/q/kernel"."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Sharding
 from jax.tree_util import all_leaves, keystr
 from jaxtyping import Array, Float, PyTree
 
 from ilo_jax.compiling.parts import part
-from ilo_jax.sharding import replicated
+from ilo_jax.sharding import AnyMesh, replicated
 
 
 def schedule_errors(peak: float, *, warmup: int, steps: int) -> list[str]:
@@ -88,7 +88,7 @@ def _matrices(weights: PyTree) -> PyTree:
     return jax.tree.map_with_path(is_matrix, weights)
 
 
-def shardings(optimizer: optax.GradientTransformation, weights: PyTree, mesh: Mesh) -> PyTree:
+def shardings(optimizer: optax.GradientTransformation, weights: PyTree, mesh: AnyMesh) -> PyTree:
     """How an optimizer's state lies: moments as the weights whose shape they have, all else whole.
 
     Args:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from ilo_jax.compiling.parts import part
 from ilo_jax.compiling.program import ByParts, by_parts
 from ilo_jax.refusals import refuse
-from ilo_jax.sharding import replicated
+from ilo_jax.sharding import AnyMesh, replicated
 from ilo_jax.training import optimizers
 
 
@@ -73,7 +73,7 @@ def begin(optimizer: optax.GradientTransformation, weights: PyTree, mesh: Mesh) 
     return State(count, weights, moments)
 
 
-def abstract(optimizer: optax.GradientTransformation, weights: PyTree, mesh: Mesh) -> State:
+def abstract(optimizer: optax.GradientTransformation, weights: PyTree, mesh: AnyMesh) -> State:
     """Shapes, dtypes and shardings of a state, in place of its arrays.
 
     Args:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ilo_jax.activations import planning
-from ilo_jax.activations.planning import planned, steps_of
+from ilo_jax.activations.planning import planned, rows_at_once, steps_of
 from ilo_jax.activations.schedule import schedule
 from ilo_jax.activations.store import open_store
 from ilo_jax.corpora.packing import Sentences, as_sentences
@@ -72,6 +72,10 @@ def test_batches_are_as_few_as_may_be_and_none_much_emptier(sentences, tmp_path)
     assert needed[0] % batches[0]
     assert list(plan.rows) == (-(-needed // batches)).tolist()
     assert plan.counts().tolist() == [batches.tolist()]
+
+
+def test_a_row_that_is_longer_than_a_batch_is_computed_by_itself():
+    assert [rows_at_once(512, row_length=length) for length in (64, 200, 512, 513)] == [8, 2, 1, 1]
 
 
 def test_a_process_with_less_to_do_waits_on_padding(sentences, monkeypatch):

@@ -9,6 +9,7 @@ from ilo_jax.corpora.packing import (
     Plan,
     Rows,
     Sentences,
+    abstract_rows,
     as_sentences,
     even_batches,
     fill,
@@ -16,6 +17,7 @@ from ilo_jax.corpora.packing import (
     plan,
     row_length,
 )
+from ilo_jax.sharding import along_data, make_mesh, place_own
 
 
 def random_sentences(seed: int, *, count: int, longest: int) -> list[list[int]]:
@@ -251,6 +253,19 @@ def test_short_sentences_may_only_fill():
     planned = plan(lengths, row_length=10, opening=5)
     assert planned.tolist() == [[1, 5], [4, 0]]
     assert plan(lengths[:1], row_length=10, opening=5).tolist() == []
+
+
+def test_abstract_rows_are_like_those_that_are_there():
+    sharding = along_data(make_mesh())
+    rows = abstract_rows(8, 16, sharding=sharding)
+    filled = fill(as_sentences([[1]] * 8), np.arange(8, dtype=np.int32)[:, None], row_length=16)
+    for like, array in zip(rows, place_own(filled, sharding), strict=True):
+        assert (like.shape, like.dtype, like.sharding) == (array.shape, array.dtype, sharding)
+    assert abstract_rows(2, 8, 16, sharding=along_data(make_mesh(), axis=1)).special.shape == (
+        2,
+        8,
+        16,
+    )
 
 
 def test_rows_are_as_long_as_the_longest_sentence_needs():

@@ -1,8 +1,13 @@
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from absl import flags
+from absl.testing import flagsaver
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -11,6 +16,21 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+
+from experiments import launch
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a job run as a program would, and leave this process as it was."""
+    monkeypatch.setattr("absl.app._run_init.done", True, raising=False)  # sets up logs, faults
+    monkeypatch.setattr(launch, "CHATTY", ())
+    monkeypatch.setattr(launch, "_keep_compiled", lambda: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)  # how one of several processes ends
+    with flagsaver.flagsaver():
+        yield
+    flags.FLAGS.set_gnu_getopt(False)
+    flags.FLAGS.unparse_flags()
 
 
 @pytest.fixture(scope="session")

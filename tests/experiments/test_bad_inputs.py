@@ -11,7 +11,6 @@ import gzip
 import io
 import json
 import logging
-import os
 import re
 import runpy
 import shlex
@@ -19,17 +18,13 @@ import shutil
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from safetensors.numpy import load, save
-
-from experiments import launch
 
 Content = str | bytes | None | Path | Callable[[bytes], bytes]
 """What a file is to have: this; nothing, since it is not there; the file that it is a link to; or
@@ -43,6 +38,7 @@ GOOD = {
     "evaluate": ALIGNED.replace("model=model", "model=decoder"),
     "finetune": LEARNT + " --config.rows=8 --config.row_length=32",
     "freezing": LEARNT + " --config.rows=8 --config.row_length=32 --config.freeze=paper:1",
+    "fit": "--on=v5e:2x2",
     "inputs.prepare": "--corpus=corpus --data_dir=data --name=mine",
     "inputs.check_model": "--model=model",
     "inputs.convert_gguf": "--gguf=model.gguf --output=output",
@@ -149,6 +145,26 @@ ENGLISH = "corpus/eng_Latn.txt"
 ILO_CONFIG = "from experiments.ilo import Config\n"
 
 FIELDS = [
+    Bad(
+        "fit --config=other.py",
+        "--config must be of one of ilo, extract, finetune; got one of experiments.evaluate",
+        "configuration of a job that is not known",
+        {"other.py": "from experiments.evaluate import Config\ndef get_config(): return Config()"},
+    ),
+    Bad("fit --config.batch_tokens=0", "batch_tokens must be at least 1, got 0"),
+    Bad("fit --config.rows=8", "Unknown command line flag 'config.rows'...; --help lists all"),
+    Bad("fit --config=absent.py", "--config must be a Python file, got absent.py"),
+    Bad(
+        "fit --on=v5e4x4",
+        "a topology is CHIP:SHAPE, such as v5e:4x4 or h100:8, with one of the chips v4, v5e, v5p, "
+        "v6e, a100, h100, h200; got 'v5e4x4'",
+    ),
+    Bad(
+        "fit --on=v5e:3x3",
+        "v5e comes as 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16; got v5e:3x3",
+    ),
+    Bad("fit --points=31", "--points must be LANGUAGESxSENTENCES such as 31x997, got '31'"),
+    Bad("fit --segments=0", "flag --segments=0: must be a positive integer"),
     Bad("ilo --config.k=0", "k must be at least 1, got 0"),
     Bad("ilo --config.k=x", "flag --config.k=x: must be an integer"),
     Bad("ilo --config.k=2.5", "flag --config.k=2.5: must be an integer"),
@@ -1102,19 +1118,6 @@ def here(tiny: Path, decoder: Path, text: Path, paragraphs: Path, tmp_path: Path
         (tmp_path / "run" / name).write_text("earlier")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let a job run as a program would, and leave this process as it was."""
-    monkeypatch.setattr("absl.app._run_init.done", True, raising=False)  # sets up logs, faults
-    monkeypatch.setattr(launch, "CHATTY", ())
-    monkeypatch.setattr(launch, "_keep_compiled", lambda: None)
-    monkeypatch.setattr(os, "_exit", sys.exit)  # how one of several processes ends
-    with flagsaver.flagsaver():
-        yield
-    flags.FLAGS.set_gnu_getopt(False)
-    flags.FLAGS.unparse_flags()
 
 
 def run(typed: str, monkeypatch: pytest.MonkeyPatch) -> Any:

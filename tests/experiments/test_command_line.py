@@ -10,6 +10,7 @@ from absl import flags
 from experiments import evaluate, extract, finetune, freezing, ilo
 from experiments.command_line import (
     asks_for_help,
+    config_file,
     field_of,
     field_texts,
     flags_of,
@@ -84,6 +85,20 @@ def test_a_file_gives_the_configuration():
 )
 def test_the_field_that_a_word_sets(word, field):
     assert field_of(word) == field
+
+
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        (["--config=a.py", "--on=v5e:2x2"], "a.py"),
+        (["--config", "a.py"], "a.py"),
+        (["-config=a.py", "--config=b.py"], "b.py"),
+        (["--config.model=a", "--suggest", "--on", "x"], None),
+        ([], None),
+    ],
+)
+def test_the_file_of_the_configuration(words, file):
+    assert config_file(words) == file
 
 
 def test_flags_that_nobody_knows_are_named_all_at_once_with_the_nearest():

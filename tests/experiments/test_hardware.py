@@ -73,5 +73,12 @@ def test_devices_that_do_not_divide_are_named_by_the_field(devices, asked, count
         make_mesh(Compute(model_parallel=asked))
 
 
+def test_a_mesh_of_devices_that_need_not_be_there(tpu):
+    mesh = make_mesh(Compute(model_parallel=2), tpu("v5e:2x2").devices)
+    assert {*mesh.devices.flat} == {*tpu("v5e:2x2").devices}
+    with pytest.raises(ValueError, match=r"devices, 4, .*: one of 1, 2, 4; got 3$"):
+        make_mesh(Compute(model_parallel=3), tpu("v5e:2x2").devices)
+
+
 def test_the_mesh_has_all_devices():
     assert dict(make_mesh(Compute(model_parallel=2)).shape) == {"data": 4, "model": 2}

@@ -114,6 +114,18 @@ def test_shardings_are_those_of_the_rules(config, abstract, fsdp):
     }
 
 
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_abstract_weights_have_the_shape_and_place_of_those_that_are_there(config, fsdp):
+    model, mesh = drawn(config, seed=0), make_mesh(data=2, model=2)
+    lies = parameters.shardings(model, mesh, fsdp=fsdp)
+    found = parameters.abstract_weights(model, mesh, dtype=jnp.bfloat16, fsdp=fsdp)
+    for path, weight in parameters.weights(model).items():
+        placed = jax.device_put(weight.astype(jnp.bfloat16), lies[path])
+        like = jax.ShapeDtypeStruct(placed.shape, placed.dtype, sharding=placed.sharding)
+        assert found.pop(path) == like
+    assert not found
+
+
 def test_weights_lie_as_their_shardings_say(config):
     model = drawn(config, seed=0)
     lies = parameters.shardings(model, make_mesh(data=2, model=2), fsdp=True)

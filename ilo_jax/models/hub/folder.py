@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,9 @@ class Folder:
         return json.loads(digests) | ignored
 
 
-def open_folder(model: str | Path, *, ignore_keys: Sequence[str] = ()) -> Folder:
+def open_folder(
+    model: str | Path, *, ignore_keys: Sequence[str] = (), whole: bool = True
+) -> Folder:
     """The opened folder of a model; if it fails on any process, it fails on all.
 
     Args:
@@ -94,6 +96,7 @@ def open_folder(model: str | Path, *, ignore_keys: Sequence[str] = ()) -> Folder
             fetched, or "sample": multilingual-e5-small.
         ignore_keys: Keys of its config.json that are not understood and change nothing, as
             whoever asks for it knows.
+        whole: Whether a model that is fetched is fetched with its weights and tokenizer.
 
     Raises:
         FileNotFoundError: If there is none, or it has no config.json.
@@ -103,11 +106,12 @@ def open_folder(model: str | Path, *, ignore_keys: Sequence[str] = ()) -> Folder
         ValueError: If config.json is damaged, or not one that we read; if a key that is to be
             ignored is not there, or is read.
     """
-    return together(lambda: _opened(model, tuple(ignore_keys)), what=f"opening {model}")
+    opened = partial(_opened, model, tuple(ignore_keys), whole=whole)
+    return together(opened, what=f"opening {model}")
 
 
-def _opened(model: str | Path, ignored: tuple[str, ...]) -> Folder:
-    path = resolve(str(model))
+def _opened(model: str | Path, ignored: tuple[str, ...], *, whole: bool) -> Folder:
+    path = resolve(str(model), whole=whole)
     refuse_adapter(path)
     if said := choice(path):
         log.warning("%s: %s", path, said)

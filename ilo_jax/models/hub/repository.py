@@ -15,17 +15,19 @@ TOKENIZER = """tokenizer* *.model *.spm *.tokenizer tekken*.json *vocab*.json vo
 CARRIED = """generation_config.json chat_template* additional_chat_templates/*.jinja LICENSE*
     NOTICE*""".split()
 """Patterns of what a saved model takes over beside its tokenizer, as it is."""
-FETCHED = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
-FETCHED += ["adapter_config.json", *TOKENIZER, *CARRIED]
-"""All that is ever fetched of a repository; an adapter's settings tell that it is none."""
+SETTINGS = ["config.json", "adapter_config.json"]
+"""What a model is; an adapter's settings tell that it is none."""
+FETCHED = [*SETTINGS, "model*.safetensors", "model.safetensors.index.json", *TOKENIZER, *CARRIED]
+"""All that is ever fetched of a repository."""
 
 
-def resolve(model: str) -> Path:
+def resolve(model: str, *, whole: bool = True) -> Path:
     """The local folder of a model, fetching it from the hub if it is an id.
 
     Args:
         model: A folder, a hub id "owner/name" (optionally "owner/name@revision"), or "sample":
             multilingual-e5-small, which is made where it is not yet.
+        whole: Whether to fetch more than its settings.
 
     Raises:
         FileNotFoundError: If it is neither, or the hub does not answer for it.
@@ -44,7 +46,7 @@ def resolve(model: str) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision or None, allow_patterns=FETCHED
+                name, revision=revision or None, allow_patterns=FETCHED if whole else SETTINGS
             )
         )
     except (OSError, ValueError) as error:

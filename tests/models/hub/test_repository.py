@@ -39,5 +39,7 @@ def test_only_what_is_read_is_fetched(monkeypatch, tmp_path, model, name, revisi
     monkeypatch.setattr(repository.huggingface_hub, "snapshot_download", fetch)
     assert repository.resolve(model) == tmp_path
     assert asked == [(name, revision, repository.FETCHED)]
+    assert repository.resolve(model, whole=False) == tmp_path
+    assert asked[1:] == [(name, revision, ["config.json", "adapter_config.json"])]
     unread = ["modeling.py", "pytorch_model.bin", "model.pt", "consolidated.00.pth", "tf_model.h5"]
     assert not [name for name in unread if any(fnmatch(name, p) for p in repository.FETCHED)]

@@ -1,0 +1,52 @@
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from experiments import evaluate, extract, finetune, ilo
+from experiments.fit.jobs import check_config, workloads
+from experiments.fit.suggestions import abstract_mesh
+from experiments.fit.workload import Asked
+from ilo_jax.models import parameters
+from ilo_jax.models.hub.folder import open_folder
+
+ASKED = Asked(row_length=64, segments=4, points=(4, 6))
+
+
+def test_a_job_that_is_not_known_is_refused_with_those_that_are():
+    message = "^--config must be of one of ilo, extract, finetune; got one of experiments.evaluate$"
+    with pytest.raises(ValueError, match=message):
+        check_config(evaluate.Config())
+
+
+def test_what_no_run_could_use_is_refused():
+    with pytest.raises(ValueError, match=r"batch_tokens must be at least 1"):
+        check_config(extract.Config(batch_tokens=0))
+    with pytest.raises(ValueError, match=r"^rows must be at least 1, got 0$"):
+        check_config(finetune.Config(rows=0))
+
+
+def test_the_text_that_is_learnt_need_not_be_named():
+    check_config(finetune.Config())
+
+
+@pytest.mark.parametrize(
+    ("config", "begin"),
+    [
+        (extract.Config(taps="neurons:max"), ["extraction of"]),
+        (ilo.Config(pooling="max"), ["extraction of", "scores of"]),
+        (finetune.Config(freeze="paper:1"), ["step of"]),
+    ],
+    ids=["extract", "ilo", "finetune"],
+)
+def test_each_job_has_its_workloads(decoder, config, begin):
+    model = parameters.abstract(open_folder(decoder).config, dtype=jnp.float32)
+    found = workloads(config, model, abstract_mesh(8, model=1), ASKED)
+    assert [work.title[: len(start)] for work, start in zip(found, begin, strict=True)] == begin
+
+
+def test_taps_that_the_model_has_not_are_refused(decoder):
+    model = parameters.abstract(open_folder(decoder).config, dtype=jnp.float32)
+    config = dataclasses.replace(extract.Config(), taps="residual:mean@9")
+    with pytest.raises(ValueError, match=r"must have layers in \[0, 3\] of residual"):
+        workloads(config, model, abstract_mesh(8, model=1), ASKED)
