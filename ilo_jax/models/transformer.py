@@ -60,46 +60,56 @@ def cast(weights: nnx.State, dtype: DTypeLike, lies: Lies = ()) -> nnx.State:
     return jax.tree.unflatten(tree, [leaf.astype(dtype) for leaf in leaves])
 
 
-@part("graph", "do", "dtype", "split", "lies", "remat")
+class Kind(NamedTuple):
+    """What blocks that are compiled once have in common."""
+
+    graph: nnx.GraphDef
+    """Their structure, without weights."""
+    do: Callable[[str, Any, Array], tuple[Array, Any]]
+    """What the visit does at their sites."""
+    dtype: DTypeLike
+    """To compute in."""
+    split: NamedSharding | None
+    """How hidden states lie; None: as the compiler likes."""
+    lies: Lies
+    """How the weights do."""
+    remat: bool
+    """Whether differentiation keeps nothing but the state before a block. Otherwise it keeps the
+    products of matrices, and computes all else again: that is less than XLA would keep of a whole
+    model, and no slower."""
+
+
+@part("kind")
 def run_block(
     weights: nnx.State,
     hidden: Float[Array, "batch seq dim"],
     at: Layout,
     given: dict[str, Any],
     *,
-    graph: nnx.GraphDef,
-    do: Callable[[str, Any, Array], tuple[Array, Any]],
-    dtype: DTypeLike,
-    split: NamedSharding | None,
-    lies: Lies,
-    remat: bool,
+    kind: Kind,
 ) -> tuple[Array, dict[str, Any]]:
     """The hidden state after a block, before a final norm, and what was shown within, by site.
-
-    Differentiation keeps the products of matrices, and computes all else again; that is less than
-    XLA would keep of a whole model, and no slower.
 
     Args:
         weights: Of the block.
         hidden: The state before it.
         at: The layout of its kind of attention.
         given: What the visit is given at its sites.
-        graph: Of the block: its structure without its weights.
-        do: What the visit does.
-        dtype: To compute in.
-        split: How hidden states lie; None: as the compiler likes.
-        lies: How the weights do.
-        remat: Whether differentiation keeps nothing but the state before the block.
+        kind: Of the block.
     """
 
     def run(weights: nnx.State, hidden: Array, given: dict[str, Any]) -> tuple[Array, Any]:
-        here = Visiting(do, given)
-        hidden = nnx.merge(graph, cast(weights, dtype, lies))(hidden, at, here)
-        hidden = hidden if split is None else lax.with_sharding_constraint(hidden, split)
-        return hidden, here.shown
+        here = Visiting(kind.do, given)
+        block = nnx.merge(kind.graph, cast(weights, kind.dtype, kind.lies))
+        return _split(block(hidden, at, here), kind.split), here.shown
 
-    policy = None if remat else PRODUCTS
-    return jax.checkpoint(run, policy=policy, prevent_cse=remat)(weights, hidden, given)
+    policy = None if kind.remat else PRODUCTS
+    return jax.checkpoint(run, policy=policy, prevent_cse=kind.remat)(weights, hidden, given)
+
+
+def _split(hidden: Array, split: NamedSharding | None) -> Array:
+    """A hidden state that lies as told: weights split over "data" would make it whole otherwise."""
+    return hidden if split is None else lax.with_sharding_constraint(hidden, split)
 
 
 class Transformer(nnx.Module):
@@ -177,8 +187,7 @@ class Transformer(nnx.Module):
         """Hidden state 0, and what the visit showed on the way to it."""
         here = Visiting(visit.do, visit.around(0))
         hidden = self._cast(self.embed, "embed/")(rows.tokens, rows.positions, here)
-        split = self._split(len(hidden))
-        hidden = hidden if split is None else lax.with_sharding_constraint(hidden, split)
+        hidden = _split(hidden, self._along_data(len(hidden)))
         return here("residual", hidden), here.at(0)
 
     def _block(
@@ -186,25 +195,16 @@ class Transformer(nnx.Module):
     ) -> tuple[Array, Shown]:
         """The hidden state after one block, and what the visit showed on the way to it."""
         graph, weights = nnx.split(self.layers[block])
-        hidden, shown = run_block(
-            weights,
-            hidden,
-            at.of(self.config.blocks[block].attention),
-            visit.within(block),
-            graph=graph,
-            do=visit.do,
-            dtype=self.dtype,
-            split=self._split(len(hidden)),
-            lies=self._lie(weights, f"layers/{block}/"),
-            remat=remat,
-        )
+        lies, split = self._lie(weights, f"layers/{block}/"), self._along_data(len(hidden))
+        kind = Kind(graph, visit.do, self.dtype, split, lies, remat)
+        at = at.of(self.config.blocks[block].attention)
+        hidden, shown = run_block(weights, hidden, at, visit.within(block), kind=kind)
         if block == self.config.layers - 1 and self.norm is not None:
             hidden = self._cast(self.norm, "norm/")(hidden)
         behind = Visiting(visit.do, visit.around(block + 1))
         hidden = behind("residual", hidden)
-        return hidden, {(site, block): value for site, value in shown.items()} | behind.at(
-            block + 1
-        )
+        within = {(site, block): value for site, value in shown.items()}
+        return hidden, within | behind.at(block + 1)
 
     def _cast(self, module: M, path: str) -> M:
         """A module with weights in the dtype of the computation; `path` is before theirs."""
@@ -222,8 +222,8 @@ class Transformer(nnx.Module):
         paths = (prefix + "/".join(map(str, keys)) for keys, _ in flat)
         return tuple(over(path, leaf.shape) for path, (_, leaf) in zip(paths, flat, strict=True))
 
-    def _split(self, rows: int) -> NamedSharding | None:
-        """How hidden states lie: split over "data", or weights split over it would whole them."""
+    def _along_data(self, rows: int) -> NamedSharding | None:
+        """How hidden states of so many rows lie; None where they do not divide over "data"."""
         if self.mesh is None or rows % self.mesh.shape["data"]:
             return None
         return along_data(self.mesh)
