@@ -147,3 +147,14 @@ def own_part(array: jax.Array, *, axis: int) -> np.ndarray:
     """The part of an array on this process's devices; it is split along one axis only."""
     parts = {shard.index[axis].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)], axis=axis)
+
+
+def in_order(arrays: T) -> T:
+    """The same arrays; where several processes compute on CPUs, once they are there.
+
+    There, programs that were started one after the other may begin to exchange what they have in
+    another order on each process, and would wait for each other forever.
+    """
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(arrays)
+    return arrays

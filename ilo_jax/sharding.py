@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -137,22 +137,14 @@ def place_loose(arrays: Any, mesh: Mesh) -> Any:
 
 
 def _on_mesh(array: Any, *, mesh: Mesh) -> jax.Array:
-    if isinstance(array, jax.Array) and array.sharding.device_set == {*mesh.devices.flat}:
-        return array
-    return jax.device_put(jnp.array(array), replicated(mesh))
-
-
-def device_bytes(arrays: Any) -> int:
-    """Bytes that arrays take of each device on which they lie.
-
-    Args:
-        arrays: Any pytree of arrays, or of shapes with shardings in their place, which divide them
-            evenly.
-    """
-    return sum(
-        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
-        for array in jax.tree.leaves(arrays)
-    )
+    if isinstance(array, jax.Array):
+        if array.sharding.device_set == {*mesh.devices.flat}:
+            return array
+        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            data = _on_mesh(jax.random.key_data(array), mesh=mesh)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    # A copy, for a device may keep an array that lies as it needs it.
+    return place_whole(np.array(array), replicated(mesh))
 
 
 @contextmanager

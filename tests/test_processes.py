@@ -13,6 +13,7 @@ from ilo_jax.processes import (
     Share,
     agree,
     gathered,
+    in_order,
     largest,
     own_part,
     quiet,
@@ -238,3 +239,18 @@ def test_own_part_is_in_order_whatever_the_order_of_devices():
     devices = np.array(jax.devices())[[5, 2, 7, 0]].reshape(4, 1)
     placed = jax.device_put(ARRAY, along_data(Mesh(devices, ("data", "model"))))
     np.testing.assert_array_equal(own_part(placed, axis=0), ARRAY)
+
+
+def test_one_process_waits_for_nothing(monkeypatch):
+    """Several on CPUs wait for what was started before; on accelerators nobody does."""
+    waited = []
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    array = jax.numpy.ones(3)
+    assert in_order(array) is array
+    assert waited == []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert in_order(array) is array
+    assert waited == [array]
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert in_order(array) is array
+    assert waited == [array]

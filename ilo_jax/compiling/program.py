@@ -34,6 +34,7 @@ from jaxtyping import PyTree
 from ilo_jax.compiling.compiler import Call, Compiler, shape_of
 from ilo_jax.compiling.parts import forwarded
 from ilo_jax.emitted import Memory, memory
+from ilo_jax.processes import in_order
 from ilo_jax.sharding import place_loose
 from ilo_jax.topologies import compiled, is_absent
 
@@ -56,7 +57,7 @@ class Program(NamedTuple):
         values = dict(zip(self.takes, jax.tree.leaves(args), strict=True))
         consumed = {*self.takes} - self.kept
         for call in self.calls:
-            given = call.compiled(*[values[variable] for variable in call.takes])
+            given = in_order(call.compiled(*[values[variable] for variable in call.takes]))
             for variable in call.done:
                 value = values.pop(variable)
                 if variable in consumed:

@@ -19,7 +19,7 @@ from ilo_jax.models.hub.folder import Folder
 from ilo_jax.models.hub.placement import Index, Source, account, refuse_other_head, sources
 from ilo_jax.models.hub.wrapped import refuse_wrapped
 from ilo_jax.models.transformer import Transformer
-from ilo_jax.processes import agree, together
+from ilo_jax.processes import agree, in_order, together
 from ilo_jax.refusals import listed
 from ilo_jax.sharding import naming_knobs, unsplit
 
@@ -153,7 +153,7 @@ def _place_all(opened: _Opened, lies: Mapping[str, NamedSharding]) -> dict[str, 
     for path, like in tqdm(likes.items(), desc="loading", unit="weight", disable=None):
         source = opened.found[path]
         placed[path] = _place(opened.files[source.tensor], source, like, lies[path])
-        finite[path] = _all_finite(placed[path])
+        finite[path] = in_order(_all_finite(placed[path]))
     broken = dict.fromkeys(opened.found[path].tensor for path, fine in finite.items() if not fine)
     if broken:
         folder = next(iter(opened.files.values())).file.parent
