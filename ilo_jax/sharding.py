@@ -147,6 +147,19 @@ def _on_mesh(array: Any, *, mesh: Mesh) -> jax.Array:
     return place_whole(np.array(array), replicated(mesh))
 
 
+def device_bytes(arrays: Any) -> int:
+    """Bytes that arrays take of each device on which they lie.
+
+    Args:
+        arrays: Any pytree of arrays, or of shapes with shardings in their place, which divide them
+            evenly.
+    """
+    return sum(
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        for array in jax.tree.leaves(arrays)
+    )
+
+
 @contextmanager
 def naming_knobs(what: str, knobs: str) -> Iterator[None]:
     """Say what was too much for the memory of a device, and what to try.
