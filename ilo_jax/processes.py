@@ -150,11 +150,11 @@ def own_part(array: jax.Array, *, axis: int) -> np.ndarray:
 
 
 def in_order(arrays: T) -> T:
-    """The same arrays; where several processes compute on CPUs, once they are there.
+    """The same arrays; on several CPU devices, once they are there.
 
-    There, programs that were started one after the other may begin to exchange what they have in
-    another order on each process, and would wait for each other forever.
+    Programs that were started one after the other may begin there to exchange what they have in
+    another order on each device, or of each process, and would wait for each other forever.
     """
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
         jax.block_until_ready(arrays)
     return arrays

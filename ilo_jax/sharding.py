@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -133,15 +134,16 @@ def place_loose(arrays: Any, mesh: Mesh) -> Any:
         arrays: Any pytree of arrays, on the host or devices; those on the mesh stay as they are.
         mesh: Of all processes, each of which has every other array whole.
     """
-    return jax.tree.map(partial(_on_mesh, mesh=mesh), arrays)
+    devices = {*mesh.devices.flat}
+    return jax.tree.map(partial(_on_mesh, mesh=mesh, devices=devices), arrays)
 
 
-def _on_mesh(array: Any, *, mesh: Mesh) -> jax.Array:
+def _on_mesh(array: Any, *, mesh: Mesh, devices: set[Any]) -> jax.Array:
     if isinstance(array, jax.Array):
-        if array.sharding.device_set == {*mesh.devices.flat}:
+        if array.sharding.device_set == devices:
             return array
-        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-            data = _on_mesh(jax.random.key_data(array), mesh=mesh)
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            data = _on_mesh(jax.random.key_data(array), mesh=mesh, devices=devices)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
     # A copy, for a device may keep an array that lies as it needs it.
     return place_whole(np.array(array), replicated(mesh))

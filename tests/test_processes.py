@@ -241,16 +241,13 @@ def test_own_part_is_in_order_whatever_the_order_of_devices():
     np.testing.assert_array_equal(own_part(placed, axis=0), ARRAY)
 
 
-def test_one_process_waits_for_nothing(monkeypatch):
-    """Several on CPUs wait for what was started before; on accelerators nobody does."""
-    waited = []
+@pytest.mark.parametrize(
+    ("backend", "devices", "waits"), [("cpu", 8, True), ("cpu", 1, False), ("tpu", 8, False)]
+)
+def test_only_several_cpu_devices_wait_for_what_was_started(monkeypatch, backend, devices, waits):
+    waited, array = [], jax.numpy.ones(3)
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
-    array = jax.numpy.ones(3)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     assert in_order(array) is array
-    assert waited == []
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert in_order(array) is array
-    assert waited == [array]
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert in_order(array) is array
-    assert waited == [array]
+    assert waited == [array] * waits

@@ -1,15 +1,21 @@
 """The segments of a traced function, compiled in order, and each distinct one once."""
 
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend import core
-from jax.sharding import Sharding
+from jax.sharding import Mesh, Sharding
 
 from ilo_jax.compiling.parts import Segment, segments, variables
+from ilo_jax.sharding import replicated
+from ilo_jax.topologies import compiled, is_absent
+
+LOWERING = threading.Lock()
 
 
 class Call(NamedTuple):
@@ -39,9 +45,10 @@ class Compiler:
         lies: Sequence[Sharding],
         kept: frozenset[core.Var],
         out_shardings: Sequence[Sharding | None],
-        compile: Callable[[jax.stages.Lowered], jax.stages.Compiled],
+        mesh: Mesh,
     ):
-        self.compile = compile
+        self.whole = replicated(mesh)
+        self.absent = is_absent(mesh)
         self.jaxpr, self.consts, self.segments = jaxpr, consts, segments(jaxpr)
         self.seen: dict[int, list[Sharding]] = {}
         self.lies: dict[core.Var, Sharding] = {}
@@ -58,14 +65,15 @@ class Compiler:
         takes = [v for v in segment.takes if v not in self.consts]
         done = [v for v in takes if self.last[v] == number and v not in self.stay]
         donated = _donated(takes, done, segment.gives)
-        lie = [self.lies[v] for v in takes], [self.asked.get(v) for v in segment.gives]
+        # What takes nothing would else be computed on the first of all devices.
+        anyhow = None if takes else self.whole
+        lie = [self.lies[v] for v in takes], [self.asked.get(v) or anyhow for v in segment.gives]
         key = (_key(segment, self.consts), *map(tuple, lie), donated) if segment.call else number
         if key not in self.compiled:
             self.compiled[key] = self._compile(segment, takes, *lie, donated)
-        compiled = self.compiled[key]
-        self._lie(segment.gives, compiled.output_shardings)
-        # What it gives and nobody takes is a result of the whole.
-        return Call(segment.name, compiled, (*takes,), (*segment.gives,), (*done,))
+        made = self.compiled[key]
+        self._lie(segment.gives, made.output_shardings)
+        return Call(segment.name, made, (*takes,), (*segment.gives,), (*done,))
 
     def _lie(self, values: Sequence[core.Var], shardings: Sequence[Sharding]) -> None:
         """Note where values lie: equivalent shardings as one, so that equal calls are equal."""
@@ -103,11 +111,12 @@ class Compiler:
             shape_of(v).update(sharding=sharding) for v, sharding in zip(takes, lie, strict=True)
         ]
         jitted = jax.jit(run, donate_argnums=donated, out_shardings=[*asked])
-        with warnings.catch_warnings():
+        # Filters are the whole process', and other threads may compile, too.
+        with LOWERING, warnings.catch_warnings():
             # Where a result comes to lie otherwise, it needs a place of its own.
             warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
             lowered = jitted.lower(*shapes)
-        return self.compile(lowered)
+        return compiled(lowered) if self.absent else lowered.compile()
 
 
 def _donated(
@@ -123,13 +132,16 @@ def _donated(
     return tuple(donated)
 
 
+def _bytes(literal: Any) -> tuple[str, bytes]:
+    """What tells literals apart to the last bit; their types are those of what is called."""
+    return "literal", np.asarray(literal).tobytes()
+
+
 def _key(segment: Segment, consts: Mapping[core.Var, Any]) -> Hashable:
     """What a call of a part has in common with its equals: what is called, with what, for what."""
     call = segment.call
     assert call is not None
     place: dict[Any, Any] = {variable: number for number, variable in enumerate(segment.takes)}
     place |= {v: ("constant", id(consts[v])) for v in segment.takes if v in consts}
-    given = tuple(
-        ("literal", repr(v.val)) if isinstance(v, core.Literal) else place[v] for v in call.invars
-    )
+    given = tuple(_bytes(v.val) if isinstance(v, core.Literal) else place[v] for v in call.invars)
     return id(call.params["jaxpr"]), given, tuple(v in segment.gives for v in call.outvars)

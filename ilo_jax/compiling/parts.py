@@ -49,7 +49,8 @@ class Segment(NamedTuple):
 
 def is_part(equation: core.JaxprEqn) -> bool:
     """Whether it is a call of a part."""
-    return str(equation.params.get("name", "")).startswith(MARK)
+    name = equation.params.get("name", "") if "jaxpr" in equation.params else ""
+    return str(name).startswith(MARK)
 
 
 def variables(atoms: Iterable[Any]) -> Iterator[core.Var]:
@@ -75,10 +76,10 @@ def segments(jaxpr: core.Jaxpr) -> list[Segment]:
 
 
 def _needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
-    """The equations on which a result depends, in order."""
+    """The equations on which a result depends, and those that do more than compute, in order."""
     wanted, kept = set(variables(jaxpr.outvars)), []
     for equation in reversed(jaxpr.eqns):
-        if wanted.intersection(equation.outvars):
+        if equation.effects or wanted.intersection(equation.outvars):
             wanted.update(variables(equation.invars))
             kept.append(equation)
     return kept[::-1]

@@ -14,19 +14,21 @@ of them; to call the whole is to run them in turn::
             hidden = block(matrix, hidden)
         return (hidden**2).sum()
 
-    gradient = by_parts(jax.grad(loss), mesh)  # block is compiled twice: there, and back
+    gradient = by_parts(jax.grad(loss), mesh)  # the first block, and all others, there and back
     gradient(weights, hidden)
 
 A value is let go of behind the last part that takes it; where that part has a result of its shape,
 the result takes its place in memory.
 """
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend import core
 from jax.sharding import Mesh, Sharding
 from jaxtyping import PyTree
@@ -36,7 +38,7 @@ from ilo_jax.compiling.parts import forwarded
 from ilo_jax.emitted import Memory, memory
 from ilo_jax.processes import in_order
 from ilo_jax.sharding import place_loose
-from ilo_jax.topologies import compiled, is_absent
+from ilo_jax.topologies import is_absent
 
 
 class Program(NamedTuple):
@@ -45,6 +47,9 @@ class Program(NamedTuple):
     calls: tuple[Call, ...]
     takes: tuple[core.Var, ...]
     gives: tuple[Any, ...]
+    """Variables; literals and constants as arrays."""
+    asked: tuple[Sharding | None, ...]
+    """How each of them is to lie."""
     tree: Any
     """Structure of what it gives."""
     lies: Mapping[core.Var, Sharding]
@@ -59,18 +64,30 @@ class Program(NamedTuple):
         for call in self.calls:
             given = in_order(call.compiled(*[values[variable] for variable in call.takes]))
             for variable in call.done:
-                value = values.pop(variable)
                 if variable in consumed:
-                    value.delete()
+                    values[variable].delete()
+                del values[variable]
             values |= zip(call.gives, given, strict=True)
-        gives = [v.val if isinstance(v, core.Literal) else values[v] for v in self.gives]
-        return jax.tree.unflatten(self.tree, gives)
+            del given
+        results = map(self._result, self.gives, self.asked, itertools.repeat(values))
+        found = jax.tree.unflatten(self.tree, [*results])
+        for variable in consumed.intersection(values).difference(_variables(self.gives)):
+            values[variable].delete()
+        return found
+
+    def _result(self, give: Any, asked: Sharding | None, values: Mapping[core.Var, Any]) -> Any:
+        """What was computed, or an argument or constant where it is to lie."""
+        if not isinstance(give, core.Var):
+            return give
+        value = values[give]
+        computed = give not in self.takes
+        return value if computed or asked is None else jax.device_put(value, asked)
 
     @property
     def memory(self) -> Memory:
         """What it takes of a device's memory, where it takes most: a walk through its calls."""
         held = {variable: self._bytes(variable) for variable in self.takes}
-        arguments, most, at = sum(held.values()), 0, 0
+        arguments = most = sum(held.values())
         for call in self.calls:
             own = memory(call.compiled)
             given = {variable: self._bytes(variable) for variable in call.gives}
@@ -79,10 +96,10 @@ class Program(NamedTuple):
             held |= given
             for variable in call.done:
                 del held[variable]
-        outputs = sum(self._bytes(v) for v in {*self.gives} if not isinstance(v, core.Literal))
+        results = {*_variables(self.gives)}.difference(self.takes)
+        outputs = sum(map(self._bytes, results))
         code = sum(memory(call.compiled).code for call, _ in self.distinct)
-        consumed = sum(self._bytes(v) for v in {*self.takes} - self.kept)
-        aliased = min(outputs, consumed)
+        aliased = min(outputs, sum(map(self._bytes, {*self.takes} - self.kept)))
         return Memory(arguments, outputs, aliased, most - arguments - outputs + aliased, code)
 
     def _bytes(self, variable: core.Var) -> int:
@@ -124,7 +141,7 @@ class ByParts:
     def compiled(self, *args: Any) -> Program:
         """The program for arguments: arrays on the mesh, or shapes with shardings."""
         leaves, tree = jax.tree.flatten(args)
-        key = tree, tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
+        key = tree, tuple(map(_kind, leaves))
         if key not in self.programs:
             self.programs[key] = self._compile(args)
         return self.programs[key]
@@ -138,11 +155,18 @@ class ByParts:
         taken = zip(jaxpr.invars, is_donated, strict=True)
         kept = frozenset(variable for variable, donated in taken if not donated)
         asked = _leaves(self.out_shardings, like)
-        compile = compiled if is_absent(self.mesh) else jax.stages.Lowered.compile
-        compiler = Compiler(jaxpr, consts, lies, kept, asked, compile)
+        compiler = Compiler(jaxpr, consts, lies, kept, asked, self.mesh)
         calls = tuple(map(compiler.call, range(len(compiler.segments))))
         tree = jax.tree.structure(like)
-        return Program(calls, (*jaxpr.invars,), (*jaxpr.outvars,), tree, compiler.lies, kept)
+        gives = [self._placed(v, consts, to) for v, to in zip(jaxpr.outvars, asked, strict=True)]
+        return Program(calls, (*jaxpr.invars,), (*gives,), (*asked,), tree, compiler.lies, kept)
+
+    def _placed(self, give: Any, consts: Mapping[core.Var, Any], asked: Sharding | None) -> Any:
+        """A result; what is known before anything is computed, on the mesh."""
+        known = give.val if isinstance(give, core.Literal) else consts.get(give)
+        if known is None or is_absent(self.mesh):
+            return give
+        return jax.device_put(place_loose(np.asarray(known), self.mesh), asked)
 
 
 def by_parts(
@@ -159,9 +183,19 @@ def by_parts(
             makes it a part of that: Python's own repeats it.
         mesh: On whose devices it runs.
         donated: Which arguments a call consumes.
-        out_shardings: Of its results, or of whole subtrees of them; None: as the compiler likes.
+        out_shardings: Of its results, or of whole subtrees of them; None: as the compiler likes. A
+            result that is an argument is that very array, if it lies so.
     """
     return ByParts(function, mesh, tuple(donated), out_shardings)
+
+
+def _kind(leaf: Any) -> tuple[Any, ...]:
+    """What a program depends on of an argument."""
+    return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False), leaf.sharding
+
+
+def _variables(gives: Iterable[Any]) -> Iterator[core.Var]:
+    return (give for give in gives if isinstance(give, core.Var))
 
 
 def _leaves(prefix: Any, like: PyTree) -> list[Any]:

@@ -31,7 +31,7 @@ def next_token(
     dtype: DTypeLike,
     lowest: int = 0,
     remat: bool = False,
-    fsdp: bool = False,
+    fsdp: bool | None = None,
 ) -> Loss:
     """Make the next-token loss, in nats; it counts the tokens that are predicted.
 
@@ -45,7 +45,8 @@ def next_token(
         dtype: Of the computation.
         lowest: Block that the kept states of a batch lead up to, if it has them.
         remat: Whether differentiation computes each block again rather than keep its products.
-        fsdp: Whether weights, and so their gradients, are split over "data", too.
+        fsdp: Whether weights, and so their gradients, are split over "data", too; None: gradients
+            lie as the compiler likes.
     """
     assemble = parameters.assembler(config, mesh, dtype=dtype, fsdp=fsdp)
 

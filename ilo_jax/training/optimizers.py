@@ -118,7 +118,9 @@ def norm(gradients: PyTree) -> Float[Array, ""]:
 
 
 def _is_by_path(tree: PyTree) -> bool:
-    return isinstance(tree, dict) and all_leaves(tree.values())
+    """Whether it is a dict of arrays by path."""
+    by_path = type(tree) is dict and all(isinstance(path, str) for path in tree)
+    return by_path and bool(tree) and all_leaves(tree.values())
 
 
 @part()
@@ -214,12 +216,13 @@ def _has_all(weights: Mapping[str, Array], part: Any) -> bool:
 
 
 def _blocks(paths: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The paths of each block, and of what is no block, by the name within it."""
+    """The paths of each block by the name within it, and of what is in none by their own."""
     blocks: dict[str, dict[str, str]] = {}
     for path in paths:
-        match = re.fullmatch(r"(layers/\d+|[^/]*)/?(.*)", path)
-        assert match
-        blocks.setdefault(match[1], {})[match[2]] = path
+        match = re.match(r"layers/\d+/", path)
+        block = match[0] if match else path.partition("/")[0]
+        name = path.removeprefix(block) if match else path
+        blocks.setdefault(block, {})[name] = path
     return blocks
 
 

@@ -1,12 +1,14 @@
 """What is compiled once and what is not, and where results take the place of what is done with."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ilo_jax.compiling.parts import part
 from ilo_jax.compiling.program import by_parts
 from ilo_jax.emitted import memory
+from ilo_jax.sharding import make_mesh
 from tests.compiling.blocks import BLOCKS, DIM, ROWS, close, drawn, loss
 
 
@@ -54,3 +56,30 @@ def test_a_hidden_state_takes_the_place_of_the_one_before(mesh):
     state = ROWS * DIM * 4
     aliased = [memory(call.compiled).aliased for call in there.calls]
     assert aliased[: BLOCKS + 1] == [0, *[state] * (BLOCKS - 1), 0]
+
+
+def test_literals_are_told_apart_to_the_last_bit(mesh):
+    """Printed, each of these is the other."""
+
+    @part()
+    def moved(x, by):
+        return x * 2 + by
+
+    steps = [np.float32(1.2345678e-4), np.float32(1.2345999e-4), np.float32(0), np.float32(-0.0)]
+    x = np.zeros(1, np.float32)
+    found = by_parts(lambda x: [moved(x - 0.0, step) for step in steps], mesh)(x)
+    assert [one.tobytes() for one in map(np.asarray, found)] == [
+        (x * 2 + step).tobytes() for step in steps
+    ]
+
+
+def test_what_takes_nothing_is_computed_on_the_whole_mesh():
+    mesh = make_mesh(data=4, model=2)
+
+    @part()
+    def moved(x, by):
+        return x * 2 + by
+
+    found = by_parts(lambda x: moved(moved(x, x), jnp.zeros(4)), mesh)(np.ones(4, np.float32))
+    assert found.tolist() == [6.0] * 4
+    assert found.sharding.device_set == {*mesh.devices.flat}

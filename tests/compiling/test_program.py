@@ -1,6 +1,7 @@
 """A function by its parts against the same under `jax.jit`; what is compiled, held, let go of."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -93,3 +94,45 @@ def test_memory_is_of_one_device():
     alone = by_parts(loss, mesh).compiled(*drawn(mesh)).memory
     split = by_parts(loss, mesh).compiled(*drawn(mesh, lies=along_data(mesh))).memory
     assert alone.arguments - split.arguments == ROWS * DIM * 4 * 3 // 4
+
+
+def test_constants_may_be_results_and_arguments_lie_as_asked():
+    mesh = make_mesh(data=4, model=2)
+    table, split = np.arange(8.0, dtype=np.float32), along_data(mesh)
+
+    def function(x):
+        return x, jnp.asarray(table), 2.0, x + 1
+
+    lies = (split, split, None, None)
+    x = place_loose(np.ones(8, np.float32), mesh)
+    same, known, two, more = by_parts(function, mesh, out_shardings=lies)(x)
+    assert (same.sharding, known.sharding) == (split, split)
+    assert known.tolist() == table.tolist()
+    assert float(two) == 2
+    assert more.tolist() == [2.0] * 8
+
+
+def test_what_does_more_than_compute_is_done(mesh):
+    seen = []
+
+    def function(x):
+        jax.debug.callback(seen.append, x[0])
+        return loss([], x)[0]
+
+    by_parts(function, mesh)(np.ones((2, 2), np.float32))
+    jax.effects_barrier()
+    assert len(seen) == 1
+
+
+def test_a_weak_type_is_another_kind_of_argument(mesh):
+    weak = jax.device_put(jnp.asarray(2.0), replicated(mesh))
+    half = place_loose(jnp.ones(3, jnp.bfloat16), mesh)
+    function = by_parts(lambda scale, x: x * scale, mesh)
+    assert function(weak, half).dtype == jnp.bfloat16
+    assert function(place_loose(np.float32(2), mesh), half).dtype == jnp.float32
+
+
+def test_memory_of_what_hands_its_argument_on(mesh):
+    x = place_loose(np.ones(4, np.float32), mesh)
+    same = by_parts(lambda x: x, mesh).compiled(x).memory
+    assert (same.arguments, same.outputs, same.temporaries, same.total) == (16, 0, 0, 16)

@@ -80,12 +80,23 @@ def _attend(
     if config.softcap is not None:
         scores = config.softcap * jnp.tanh(scores / config.softcap)
     scores += bias
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    weights = checkpoint_name(weights, KEPT)
+    weights = _exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     flat = weights.astype(values.dtype).reshape(batch, kv, group * query, -1)
     mixed = product("bhqk,bhkd->bhqd", flat, values).reshape(queries.shape)
     # Divided last: there are fewer dimensions than keys.
     return mixed / weights.sum(-1, keepdims=True)
+
+
+@jax.custom_jvp
+def _exp(scores: Float32[Array, "..."]) -> Float32[Array, "..."]:
+    """The exponential; differentiation keeps its value rather than what it was taken of."""
+    return checkpoint_name(jnp.exp(scores), KEPT)
+
+
+@_exp.defjvp
+def _exp_jvp(scores: tuple[Array], slopes: tuple[Array]) -> tuple[Array, Array]:
+    value = _exp(*scores)
+    return value, value * slopes[0]
 
 
 def _bias(

@@ -8,7 +8,7 @@ import jax
 SMALLEST = 64
 """Stretches of queries are a multiple of it, so that a product of them is worth its start."""
 MOST = 4
-"""As many stretches at most: each is compiled by itself, in each block of a model."""
+"""As many stretches at most: each is compiled by itself."""
 
 
 class Span(NamedTuple):
