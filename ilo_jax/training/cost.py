@@ -50,9 +50,9 @@ def step_cost(
         cached: Whether the states of the frozen first blocks are there already.
         remat: Whether blocks are computed again on the way back.
     """
-    lowest, layers = lowest_block(config, frozen), range(config.layers)
+    lowest = lowest_block(config, frozen)
     learnt = [path for path, is_frozen in frozen.items() if not is_frozen]
-    blocks = [_block(config, i, row_length) for i in layers]
+    blocks = [_block(config, i, row_length) for i in range(config.layers)]
     scores = 2 * row_length * config.vocab * (config.embedding.inner_dim or config.dim)
     # Between the table and the blocks, where they differ in width, and back again.
     project = 2 * row_length * config.dim * (config.embedding.inner_dim or 0)
@@ -65,7 +65,8 @@ def step_cost(
     if "embed/tokens/embedding" in learnt:
         backward += project
     if remat:
-        backward += sum(blocks[i] - row_length * _never_again(config, i) for i in layers[lowest:])
+        again = _through(config, learnt)
+        backward += sum(blocks[i] - row_length * _never_again(config, i) for i in again)
     kernels = sum(math.prod(shapes[path]) for path in learnt if path.endswith("kernel"))
     if config.head.kind == "tied" and "embed/tokens/embedding" in learnt:
         kernels += math.prod(shapes["embed/tokens/embedding"])
@@ -75,12 +76,17 @@ def step_cost(
 def _through_blocks(config: ModelConfig, learnt: Sequence[str], row_length: int) -> int:
     """The operations of the gradients of activations in blocks, for one row."""
     below = any(path.startswith("embed/") for path in learnt)
-    train = [int(path.split("/")[1]) for path in learnt if path.startswith("layers/")]
-    lowest = 0 if below else min(train, default=config.layers)
-    through = range(lowest, config.layers)
+    through = _through(config, learnt)
     # Of the two products of attention both sides have a gradient.
     whole = sum(_block(config, i, row_length) + _pairs(config, i, row_length) for i in through)
-    return whole if below or not through else whole - row_length * _entrance(config, lowest)
+    return whole if below or not through else whole - row_length * _entrance(config, through.start)
+
+
+def _through(config: ModelConfig, learnt: Sequence[str]) -> range:
+    """The blocks that gradients go through, from the lowest of which something is learnt on."""
+    below = any(path.startswith("embed/") for path in learnt)
+    train = [int(path.split("/")[1]) for path in learnt if path.startswith("layers/")]
+    return range(0 if below else min(train, default=config.layers), config.layers)
 
 
 def _entrance(config: ModelConfig, block: int) -> int:
