@@ -27,7 +27,7 @@ TRAINING = Recipe("training", 4)
 """From weights and rows of tokens to trained weights. Raise it when a loss, an optimizer, the order
 of the rows, the random keys or what is frozen changes for the same settings, or what a
 checkpoint holds."""
-SCORES = Recipe("scores", 2)
+SCORES = Recipe("scores", 3)
 """From hidden states and log-likelihoods to scores. Raise it when a metric, a reference or what
 bits per byte are divided by changes, or the fields that are kept."""
 

@@ -20,14 +20,17 @@ FLOORS = [
 ]
 """Of the library, from left to right; what shares a floor does not know each other."""
 DESK = {
+    "board",
     "command_line",
     "hardware",
+    "judgements",
     "launch",
     "pictures",
     "provenance",
     "settings",
     "states",
     "tables",
+    "watch",
 }
 """What all jobs share: a job imports it and the library, never another job."""
 SIBLINGS = {

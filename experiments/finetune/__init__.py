@@ -19,9 +19,9 @@ from experiments.finetune.config import Config
 from experiments.finetune.learner import language_learner
 from experiments.finetune.record import Record
 from experiments.finetune.setting import Setting, describe, prepare, training_key
-from experiments.finetune.watch import read_slice
 from experiments.launch import Run, say
 from experiments.provenance import leave_config
+from experiments.watch import read_slice
 from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.models import parameters
 from ilo_jax.models.hub import saving

@@ -8,12 +8,12 @@ import numpy as np
 import optax
 
 from experiments import tables
-from experiments.finetune.board import Board
+from experiments.board import Board
 from experiments.finetune.config import Config
 from experiments.finetune.learner import learning_rate
 from experiments.finetune.setting import Setting
-from experiments.finetune.watch import Watch
 from experiments.launch import say
+from experiments.watch import Watch
 from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.models import parameters
 from ilo_jax.models.parameters import Weights

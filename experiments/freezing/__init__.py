@@ -15,21 +15,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from experiments.finetune import config as training
 from experiments.finetune import finetune
 from experiments.finetune.setting import Setting, prepare, training_key
-from experiments.finetune.watch import read_slice
 from experiments.freezing import report
 from experiments.freezing.report import Judged
 from experiments.hardware import make_mesh
+from experiments.judgements import judged
 from experiments.launch import Run, say
 from experiments.provenance import leave_config
 from experiments.settings import at_least
-from ilo_jax.evaluation.held_out import Slice, judge, judgement_key
-from ilo_jax.files import key_digest
-from ilo_jax.models.hub import loading
+from experiments.watch import read_slice
+from ilo_jax.evaluation.held_out import Slice, judgement_key
 from ilo_jax.models.hub.folder import Folder, open_folder
 from ilo_jax.training.checkpoints import Key
 
@@ -129,7 +127,9 @@ def compare(config: Config, run: Run) -> list[Judged]:
     for arm in arms(config, run, setting.folder):
         if (folder := arm.train()) is None:
             return found
-        found.append(_judged(arm, folder, config, run, held_out))
+        name = f"{arm.name}-{arm.seed}"
+        kept = judged(folder, held_out, config, name=name, within=run.workdir / "judged")
+        found.append(Judged(arm.name, arm.seed, kept))
     if jax.process_index() == 0:
         report.write(run.workdir, found, languages, trained=config.trained)
     key = comparison_key(config, setting, held_out)
@@ -148,17 +148,3 @@ def comparison_key(config: Config, setting: Setting, held_out: Slice) -> dict[st
     """What determines the trainings, and what their models are judged by."""
     judged = judgement_key(held_out, setting.folder.fingerprint)
     return {"training": training_key(config, setting), "judgement": judged}
-
-
-def _judged(arm: Arm, folder: Folder, config: Config, run: Run, held_out: Slice) -> Judged:
-    """What is known of a model, measured now if it was not before."""
-    digest = key_digest(judgement_key(held_out, folder.fingerprint))
-    file = run.workdir / "judged" / f"{arm.name}-{arm.seed}-{digest}.npz"
-    if not file.is_file():
-        mesh = make_mesh(config)
-        model = loading.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=jnp.float32)
-        found = judge(model, held_out, name=f"{arm.name}-{arm.seed}")
-        if jax.process_index() == 0:
-            report.keep(file, found)
-        return Judged(arm.name, arm.seed, found)
-    return Judged(arm.name, arm.seed, report.kept(file))

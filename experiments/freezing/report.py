@@ -11,8 +11,6 @@ from jaxtyping import Float
 from experiments import pictures, tables
 from ilo_jax.corpora.languages import by_family
 from ilo_jax.evaluation.held_out import Judgement, TextScores
-from ilo_jax.files import write_beside
-from ilo_jax.metrics import ReferencedScores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,27 +27,6 @@ class Judged(NamedTuple):
     """One of `ARMS`."""
     seed: int
     found: Judgement
-
-
-def keep(file: Path, found: Judgement) -> None:
-    """Write what was found of a model, whole or not at all."""
-    arrays = {f"texts_{name}": array for name, array in found.texts._asdict().items()}
-    arrays |= {f"scores_{name}": array for name, array in found.scores._asdict().items()}
-
-    def write(beside: Path) -> None:
-        with beside.open("wb") as stream:
-            np.savez(stream, **arrays)
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_beside(file, write)
-
-
-def kept(file: Path) -> Judgement:
-    """What was written."""
-    with np.load(file, allow_pickle=False) as arrays:
-        texts = {name: arrays[f"texts_{name}"] for name in TextScores._fields}
-        scores = {name: arrays[f"scores_{name}"] for name in ReferencedScores._fields}
-    return Judgement(TextScores(**texts), ReferencedScores(**scores))
 
 
 def of_arm(judged: Sequence[Judged], arm: str, quantity: str) -> Float[np.ndarray, "seed ..."]:

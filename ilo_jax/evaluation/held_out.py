@@ -23,6 +23,7 @@ from ilo_jax.evaluation.likelihood import (
     compiled_likelihood,
     predicted_tokens,
 )
+from ilo_jax.evaluation.retrieval import translations_found
 from ilo_jax.metrics import IloSettings, ReferencedScores, check_settings
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
@@ -50,6 +51,8 @@ class Judgement(NamedTuple):
     """What each language's sentences cost the model."""
     scores: ReferencedScores
     """How interlingual each hidden state is, "state lang"."""
+    retrieved: Float[np.ndarray, "state lang lang"]
+    """How often a sentence's translation is the nearest one, as `metrics.retrieval` says."""
 
 
 class Slice(NamedTuple):
@@ -155,6 +158,7 @@ def judge(model: Transformer, held_out: Slice, *, name: str) -> Judgement:
     return Judgement(
         text_scores(likelihoods, held_out.tokens, held_out.corpus),
         scored(states, held_out.settings),
+        translations_found(states, distance=held_out.settings.distance),
     )
 
 

@@ -20,7 +20,7 @@ from ilo_jax.evaluation.held_out import (
     judgement_key,
     text_scores,
 )
-from ilo_jax.metrics import IloSettings, referenced
+from ilo_jax.metrics import IloSettings, referenced, retrieval
 from ilo_jax.models import parameters
 from ilo_jax.recipes import Recipe
 from ilo_jax.sharding import make_mesh
@@ -84,6 +84,8 @@ def test_states_score_what_those_of_torch_score(judgement, corpus, theirs, token
         for name in ("bridge", "reach", "ilo"):
             found = getattr(judgement.scores, name)[state]
             np.testing.assert_allclose(found[certain], getattr(wanted, name)[certain], rtol=1e-6)
+        wanted = retrieval(jnp.asarray(points), distance=SETTINGS.distance)
+        np.testing.assert_allclose(judgement.retrieved[state], wanted, atol=1e-6)
     assert judgement.scores.ceiling.shape == judgement.scores.gaussian.shape == (3, LANG)
 
 

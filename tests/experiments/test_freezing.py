@@ -9,15 +9,10 @@ from safetensors.numpy import load_file
 
 from experiments import freezing as module
 from experiments.finetune.setting import prepare
-from experiments.finetune.watch import read_slice
 from experiments.freezing import Config, compare
+from experiments.freezing.report import Judged
 from experiments.launch import Run
-from ilo_jax.evaluation import held_out
-from ilo_jax.evaluation.held_out import Judgement, TextScores
-from ilo_jax.metrics import ReferencedScores
 from ilo_jax.models.hub.folder import open_folder
-from ilo_jax.recipes import Recipe
-from ilo_jax.sharding import make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -137,27 +132,10 @@ def test_started_again_it_trains_and_judges_nothing_twice(config, workdir, monke
     assert "mean of the others" in output
 
 
-def test_what_older_code_judged_is_judged_again(config, decoder, tmp_path, monkeypatch):
-    """And nothing else is: the recipe is in the name of what is kept."""
-    folder = open_folder(decoder)
-    sentences = read_slice(config, folder, make_mesh(), k=5, min_languages=3)
-    arm, judged = module.Arm("base", 0, lambda: folder), []
-    found = Judgement(TextScores(*np.ones((3, 6))), ReferencedScores(*np.ones((8, 4, 6))))
-    monkeypatch.setattr(module.loading, "load", lambda *_, **__: None)
-    monkeypatch.setattr(module, "judge", lambda *_, name: judged.append(name) or found)
-    for _ in range(2):
-        module._judged(arm, folder, config, Run(tmp_path), sentences)
-    assert len(judged) == 1
-    for name in ("SCORES", "FORWARD"):
-        monkeypatch.setattr(held_out, name, Recipe(name.lower(), -1))
-        module._judged(arm, folder, config, Run(tmp_path), sentences)
-    assert judged == ["base-0"] * 3
-
-
 def test_told_to_stop_it_compares_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "finetune", lambda config, run: None)
-    monkeypatch.setattr(module, "_judged", lambda *_: "judged")
-    assert compare(config, Run(tmp_path)) == ["judged"]
+    monkeypatch.setattr(module, "judged", lambda *_, name, within: f"{name} in {within.name}")
+    assert compare(config, Run(tmp_path)) == [Judged("base", 0, "base-0 in judged")]
     assert not (tmp_path / "bits.csv").exists()
 
 

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 
 from experiments import pictures, tables
 from experiments.freezing import report as freezing_report
-from experiments.freezing.report import Judged, draw, keep, kept, of_arm, table, write
+from experiments.freezing.report import Judged, draw, of_arm, table, write
 from ilo_jax.evaluation.held_out import Judgement, TextScores
 from ilo_jax.metrics import ReferencedScores
 
@@ -29,7 +29,8 @@ def found(seed: int) -> Judgement:
     bridge, reach, ilo, ceiling, gaussian = rng.uniform(0, 1, (5, STATES, 4))
     counts = rng.integers(0, 9, (3, STATES, 4))
     scores = ReferencedScores(bridge, reach, ilo, ceiling, gaussian, *counts)
-    return Judgement(TextScores(bits, 2 * bits, np.arange(100, 104)), scores)
+    retrieved = rng.uniform(0, 1, (STATES, 4, 4))
+    return Judgement(TextScores(bits, 2 * bits, np.arange(100, 104)), scores, retrieved)
 
 
 @pytest.fixture
@@ -41,48 +42,6 @@ def judged() -> list[Judged]:
 def rows(file: Path) -> list[dict[str, str]]:
     with file.open() as stream:
         return list(csv.DictReader(stream))
-
-
-# What is kept
-
-
-def same(one: Judgement, other: Judgement) -> bool:
-    pairs = zip([*one.texts, *one.scores], [*other.texts, *other.scores], strict=True)
-    return all(a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True) for a, b in pairs)
-
-
-def test_what_is_kept_comes_back(tmp_path):
-    one = found(0)
-    one.scores.ilo[1, 2] = np.nan
-    keep(tmp_path / "judged" / "base.npz", one)
-    assert same(kept(tmp_path / "judged" / "base.npz"), one)
-    assert not same(kept(tmp_path / "judged" / "base.npz"), found(1))
-
-
-def test_no_pickle_is_read(tmp_path):
-    file, one = tmp_path / "base.npz", found(0)
-    keep(file, one)
-    with np.load(file, allow_pickle=False) as arrays:
-        inside = dict(arrays)
-    np.savez(file, **inside | {"scores_ilo": np.array([{}], object)}, allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        kept(file)
-
-
-def test_a_disk_that_refuses_leaves_nothing_half_written(tmp_path, monkeypatch):
-    file = tmp_path / "base.npz"
-    keep(file, found(0))
-
-    def refuse(stream, **arrays) -> None:
-        stream.write(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(np, "savez", refuse)
-    for other in (file, tmp_path / "new.npz"):
-        with pytest.raises(OSError, match=rf"^cannot write .*{other.name}: disk full"):
-            keep(other, found(1))
-    assert list(tmp_path.iterdir()) == [file]
-    assert same(kept(file), found(0))
 
 
 # Numbers

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from experiments.finetune.board import Board
+from experiments.board import Board
 
 
 class Writer:

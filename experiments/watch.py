@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments import tables
-from experiments.finetune.board import Board
+from experiments.board import Board
 from experiments.launch import say
 from experiments.settings import Source
 from experiments.states import read_corpus

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from experiments import ilo
-from experiments.finetune import watch as watching
-from experiments.finetune.board import Board
-from experiments.finetune.watch import Watch, read_slice
+from experiments import watch as watching
+from experiments.board import Board
 from experiments.launch import Run
 from experiments.settings import Source
+from experiments.watch import Watch, read_slice
 from ilo_jax.evaluation.held_out import judge
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import open_folder
