@@ -3,14 +3,19 @@
     embedding   rows of the token table as the stream gets them, before positions, types and norm
     residual    the hidden states: 0 is the embedding's output, 1..L follow the blocks
     attn_out    what attention adds to the residual stream
+    keys        what queries are compared with, normed and rotated, "batch seq kv dim"
+    values      what heads mix, "batch seq kv dim"
     heads       each head's mix of values before the output projection, "batch seq head dim"
     neurons     what the MLP projects down
     mlp_out     what the MLP adds to the residual stream
     MAP/input   what a linear map takes, such as attn/q/input or mlp/down/input
     MAP/output  what it gives, its bias included
 
-All but `heads` are "batch seq width". A block's sites are numbered by the block, from 0; those of
-embed/ and head/ have layer 0. A block's map and its weight have one name: layers/LAYER/MAP/kernel.
+All others are "batch seq width". A visit may leave more `keys` and `values` than it was given, such
+as those of all tokens that were read before: `Transformer.run` is then told where they stand.
+
+A block's sites are numbered by the block, from 0; those of embed/ and head/ have layer 0. A block's
+map and its weight have one name: layers/LAYER/MAP/kernel.
 """
 
 import dataclasses
@@ -221,12 +226,13 @@ def widths(config: ModelConfig) -> dict[tuple[str, int], tuple[int, ...]]:
 def _of_block(block: BlockConfig, dim: int) -> dict[str, tuple[int, ...]]:
     attention, neurons = block.attention, block.mlp.dim
     heads = attention.heads, attention.head_dim
+    kv = attention.kv_heads, attention.head_dim
     maps = {f"attn/{name}": (dim, width) for name, width in _projections(block).items()}
     maps["attn/o"] = heads[0] * heads[1], dim
     maps |= {f"mlp/{name}": (dim, neurons) for name in ["gate", "up"][not block.mlp.gated :]}
     maps["mlp/down"] = neurons, dim
-    shapes: dict[str, tuple[int, ...]] = {"attn_out": (dim,), "heads": heads}
-    shapes |= {"neurons": (neurons,), "mlp_out": (dim,)}
+    shapes: dict[str, tuple[int, ...]] = {"attn_out": (dim,), "keys": kv, "values": kv}
+    shapes |= {"heads": heads, "neurons": (neurons,), "mlp_out": (dim,)}
     for name, (inputs, outputs) in maps.items():
         shapes |= {f"{name}/input": (inputs,), f"{name}/output": (outputs,)}
     return shapes

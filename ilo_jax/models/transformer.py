@@ -149,6 +149,7 @@ class Transformer(nnx.Module):
         visit: Visit = unvisited,
         hidden: Float[Array, "batch seq dim"] | None = None,
         blocks: range | None = None,
+        seen: Places | None = None,
         remat: bool = False,
     ) -> Ran:
         """Run the blocks over packed rows, and visit every site on the way.
@@ -162,6 +163,8 @@ class Transformer(nnx.Module):
             hidden: State `blocks.start`, where it is known already; it is not visited again.
                 None: it is the embedding of the rows, and `blocks` must start at 0.
             blocks: Consecutive blocks to run; None: all from the first, or from 0, on.
+            seen: Where the keys stand that the visit leaves at `keys` and `values`; None: it leaves
+                those of the rows, which are whole.
             remat: Whether differentiation keeps only what goes into each block, and computes
                 the rest, visits included, again.
 
@@ -169,7 +172,7 @@ class Transformer(nnx.Module):
             ValueError: If blocks beyond the first are to be run without the state before them.
         """
         blocks = range(self.config.layers) if blocks is None else blocks
-        at, shown = self._layout(rows), {}
+        at, shown = self._layout(rows, seen), {}
         if hidden is None:
             if blocks.start:
                 raise ValueError(f"blocks from {blocks.start} on need hidden state {blocks.start}")
@@ -179,9 +182,10 @@ class Transformer(nnx.Module):
             shown |= more
         return Ran(hidden, shown)
 
-    def _layout(self, rows: Rows) -> Layout:
+    def _layout(self, rows: Rows, seen: Places | None) -> Layout:
         kinds = (block.attention for block in self.config.blocks)
-        return layout(kinds, Places(rows.positions, rows.segments), causal=self.config.causal)
+        places = Places(rows.positions, rows.segments)
+        return layout(kinds, places, seen, causal=self.config.causal)
 
     def _embedded(self, rows: Rows, visit: Visit) -> tuple[Array, Shown]:
         """Hidden state 0, and what the visit showed on the way to it."""

@@ -162,5 +162,6 @@ class Attention(nnx.Module):
         if rope is not None and by is not None:
             query = rotate(query, by, interleaved=rope.interleaved)
             key = rotate(key, by, interleaved=rope.interleaved)
+        key, value = visit("keys", key), visit("values", value)
         mixed = visit("heads", attend(query, key, value, at, config=self.config))
         return visited(self.o, "attn/o", mixed.reshape(*hidden.shape[:2], -1), visit)

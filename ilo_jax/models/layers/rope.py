@@ -48,6 +48,21 @@ def rotation(
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
+def turned_anew(rope: Rope | None, lengths: Int[Array, "*batch"]) -> Bool[Array, "*batch"]:
+    """Whether the tokens of a segment are rotated otherwise than when it was a token shorter.
+
+    Args:
+        rope: Theta and scaling.
+        lengths: Of segments, in tokens.
+    """
+    scaling = None if rope is None else rope.scaling
+    if isinstance(scaling, DynamicScaling):
+        return lengths > scaling.original_positions
+    if isinstance(scaling, LongScaling):
+        return lengths == scaling.original_positions + 1
+    return jnp.zeros(lengths.shape, bool)
+
+
 def attention_factor(rope: Rope) -> float:
     """What rotated queries and keys are multiplied by."""
     if isinstance(rope.scaling, YarnScaling | LongScaling):
