@@ -7,7 +7,6 @@ tensorflow-datasets reads without TensorFlow, and is imported where it is used.
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import operator
 import reprlib
@@ -16,11 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ilo_jax.corpora.layouts import choose_split, refuse_links_to_nothing
-from ilo_jax.corpora.lines import filled, is_text, made, parse_object, read_lines, undecodable
-from ilo_jax.corpora.prepared import is_prepared, open_dataset, read_features
+from ilo_jax.corpora.lines import (
+    filled,
+    is_text,
+    made,
+    paragraphs,
+    parse_object,
+    read_lines,
+    undecodable,
+)
+from ilo_jax.corpora.prepared import is_prepared, kind_of, open_dataset, read_features
 from ilo_jax.refusals import listed, refuse
 
 KEYS = ({"text"}, {"prompt", "completion"})
@@ -137,16 +142,10 @@ def _read_folder(folder: Path) -> list[Example]:
 
 def _read_text(*files: Path) -> list[Example]:
     text = read_lines({str(file): file for file in files})
-    paragraphs = {name: _paragraphs(lines) for name, lines in text.items()}
-    without = [f"none in {name}" for name, found in paragraphs.items() if not found]
+    by_file = {name: list(paragraphs(lines)) for name, lines in text.items()}
+    without = [f"none in {name}" for name, found in by_file.items() if not found]
     refuse("a text file must hold a paragraph, got", without)
-    return [Example("", one) for found in paragraphs.values() for one in found]
-
-
-def _paragraphs(lines: Sequence[str]) -> list[str]:
-    """The runs of lines that are not blank."""
-    runs = itertools.groupby([line.rstrip() for line in lines], bool)
-    return ["\n".join(run) for filled, run in runs if filled]
+    return [Example("", one) for found in by_file.values() for one in found]
 
 
 def _read_jsonl(path: Path) -> list[Example]:
@@ -229,7 +228,7 @@ def _read_dataset(folder: Path, split: str) -> Examples:
 
 
 def _refuse_another_kind(info: Any, folder: Path) -> None:
-    kinds = {name: _kind(feature) for name, feature in sorted(info.features.items())}
+    kinds = {name: kind_of(feature) for name, feature in sorted(info.features.items())}
     text = {name: kind for name, kind in kinds.items() if name != "id"}
     known = set(text) in KEYS and set(text.values()) == {"text"}
     ordered = kinds.get("id", "text") in {"text", "integer"}
@@ -239,14 +238,6 @@ def _refuse_another_kind(info: Any, folder: Path) -> None:
             "prompt and completion, all text, and may have an id, text or integer; "
             f"got {info.file_format.value}: {kinds}"
         )
-
-
-def _kind(feature: Any) -> str:
-    """What one value of a feature is, or the feature's own name if neither."""
-    kinds = {"O": "text", "i": "integer", "u": "integer"}
-    # A feature of many values has no one type.
-    letter = np.dtype(feature.np_dtype).kind if feature.shape == () else ""
-    return kinds.get(letter, type(feature).__name__)
 
 
 def _records(builder: Any, split: str, source: str) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """Lines of text files, of tables and of JSON; what is malformed is named by its line."""
 
 import codecs
+import itertools
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,12 @@ Line = TypeVar("Line")
 Made = TypeVar("Made")
 
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+UTF_8 = "text must be UTF-8 (iconv -f ENCODING -t UTF-8 converts it), got"
+"""The rule that a file of other bytes breaks, for messages."""
+
+HEAD = 2**16
+"""Bytes of a streamed file by which another encoding is known."""
 
 
 def read_lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -28,11 +36,40 @@ def read_lines(files: Mapping[str, Path]) -> dict[str, list[str]]:
     lines, problems = {}, []
     for name, file in files.items():
         try:
-            lines[name] = split_lines(_decoded(file.read_bytes()).removeprefix("\ufeff"))
+            data = file.read_bytes()
+            _refuse_other_encodings(data)
+            lines[name] = split_lines(_decoded(data).removeprefix("\ufeff"))
         except ValueError as error:
             problems.append(f"{file}{error}")
-    refuse("text must be UTF-8 (iconv -f ENCODING -t UTF-8 converts it), got", problems)
+    refuse(UTF_8, problems)
     return lines
+
+
+def stream_lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a file as `read_lines` has them, never holding all.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not UTF-8, naming the first byte that is not, or a pointer of git-lfs.
+    """
+    number = 1
+    with file.open("rb") as stream, _naming(file):
+        _refuse_other_encodings(stream.read(HEAD))
+        stream.seek(0)
+        for data in stream:
+            text = _decoded(data, number)
+            lines = split_lines(text.removeprefix("\ufeff") if number == 1 else text)
+            yield from lines
+            number += len(lines)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say of which file it is that it is not UTF-8."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{UTF_8} {file}{error}") from error
 
 
 def split_lines(text: str) -> list[str]:
@@ -45,11 +82,25 @@ def split_lines(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _decoded(data: bytes) -> str:
-    """The text of a file.
+def _decoded(data: bytes, number: int = 1) -> str:
+    """The text of a file, or of what is in it from the line of a number on.
 
     Raises:
         ValueError: If it is none, saying why in words that follow the name of the file.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        before = split_lines(data[: error.start].decode() + "?")
+        where = f" line {number + len(before) - 1}, byte {len(before[-1].encode())}"
+        raise ValueError(f"{where}: 0x{data[error.start]:02x}") from error
+
+
+def _refuse_other_encodings(data: bytes) -> None:
+    """Stop at a file, by the whole of it or its first bytes, that is known to be no UTF-8.
+
+    Raises:
+        ValueError: Saying what it is in words that follow the name of the file.
     """
     if is_pointer(data):
         raise ValueError(": a pointer of git-lfs (run git lfs pull)")
@@ -57,12 +108,12 @@ def _decoded(data: bytes) -> str:
         raise ValueError(": UTF-16")
     if 0 in data and _has_wide_characters(data):
         raise ValueError(": NULs as in UTF-16")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        before = split_lines(data[: error.start].decode() + "?")
-        where = f" line {len(before)}, byte {len(before[-1].encode())}"
-        raise ValueError(f"{where}: 0x{data[error.start]:02x}") from error
+
+
+def paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the runs of lines that are not blank, white space at their ends dropped."""
+    runs = itertools.groupby((line.rstrip() for line in lines), bool)
+    return ("\n".join(run) for filled, run in runs if filled)
 
 
 def undecodable(data: bytes) -> str:

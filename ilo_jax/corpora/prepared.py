@@ -7,9 +7,11 @@ five times as long to write, and twice the space. TFDS orders examples by a hash
 sentence's place in the corpus, puts them back in order. Nothing is ever downloaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ilo_jax.corpora import parallel
 from ilo_jax.corpora.layouts import choose_languages, choose_split
@@ -19,6 +21,9 @@ from ilo_jax.refusals import listed, refuse
 
 INFO = "dataset_info.json"
 """The file by which a folder is known as a prepared dataset."""
+
+AT_ONCE = 1024
+"""Examples that are read at a time."""
 
 
 def is_prepared(path: str | Path) -> bool:
@@ -109,12 +114,16 @@ def _refuse_another_kind(info: Any, folder: Path) -> None:
         )
 
 
+def kind_of(feature: Any) -> str:
+    """What one value of a feature is, "text" or "integer", or the feature's own name if neither."""
+    kinds = {"O": "text", "i": "integer", "u": "integer"}
+    # A feature of many values has no one type.
+    letter = np.dtype(feature.np_dtype).kind if feature.shape == () else ""
+    return kinds.get(letter, type(feature).__name__)
+
+
 def read_features(builder: Any, split: str, source: str) -> list[Any]:
     """Each example's map of names to features, as TFDS keeps them.
-
-    Parsed here, since TFDS takes what a cut file holds for text that is empty, and looks at
-    every feature of every example, asked for or not: five seconds for FLORES-200 devtest,
-    against one.
 
     Args:
         builder: From `open_dataset`.
@@ -124,16 +133,39 @@ def read_features(builder: Any, split: str, source: str) -> list[Any]:
     Raises:
         ValueError: If the files are damaged.
     """
+    return list(stream_features(builder, split, source))
+
+
+def stream_features(
+    builder: Any, split: str, source: str, *, numbers: Sequence[int] | None = None
+) -> Iterator[Any]:
+    """Yield each example's map of names to features, as TFDS keeps them, never holding all.
+
+    Parsed here, since TFDS takes what a cut file holds for text that is empty, and looks at
+    every feature of every example, asked for or not: five seconds for FLORES-200 devtest,
+    against one.
+
+    Args:
+        builder: From `open_dataset`.
+        split: One of the dataset's.
+        source: What messages call it.
+        numbers: Of the examples, from 0; None: all.
+
+    Raises:
+        ValueError: If the files are damaged.
+    """
     import tensorflow_datasets as tfds
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    parse = tf_example_pb2.Example.FromString  # pyright: ignore (made at import)
     try:
         data = builder.as_data_source(split, deserialize_method=raw)
-        parse = tf_example_pb2.Example.FromString  # pyright: ignore (made at import)
-        records = map(parse, data.__getitems__(range(len(data))))
-        return [record.features.feature for record in records]
+        every = range(len(data)) if numbers is None else numbers
+        for start in range(0, len(every), AT_ONCE):
+            records = map(parse, data.__getitems__(every[start : start + AT_ONCE]))
+            yield from (record.features.feature for record in records)
     except (DecodeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{source} is damaged: {error}") from error
 
