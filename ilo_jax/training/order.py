@@ -1,7 +1,7 @@
 """Which rows of a packed text each step learns from, and how they get onto the devices."""
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -12,6 +12,15 @@ from ilo_jax.corpora.packing import Plan, Rows, Sentences, fill, plan
 from ilo_jax.processes import Share, share
 from ilo_jax.recipes import digest_of
 from ilo_jax.sharding import along_data, place_own
+
+
+class Batched(Protocol):
+    """What gives every step a batch in parts."""
+
+    @property
+    def part_rows(self) -> int:
+        """Number of rows of each part, on all devices."""
+        ...
 
 
 class Text(NamedTuple):
@@ -82,7 +91,7 @@ def packed(sentences: Sentences, *, row_length: int) -> Text:
     return Text(sentences, plan(sentences.lengths, row_length=row_length), row_length)
 
 
-def own_slots(order: Order, part: Share) -> slice:
+def own_slots(order: Batched, part: Share) -> slice:
     """Which rows of every part of a batch a process feeds.
 
     Raises:

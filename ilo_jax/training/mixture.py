@@ -1,0 +1,264 @@
+"""Rows of documents in several languages, in shares that hold exactly, and their order.
+
+The documents of a language, shuffled once, are one stream of tokens that is cut into rows. Steps
+come in blocks, and in every block each language has as many rows as its share of them, in an order
+drawn for the block. The rows of a language come one after the other in an order drawn for each of
+its epochs. So what comes at a step depends on nothing but its number.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int, Int64
+
+from ilo_jax.corpora.packing import Rows
+from ilo_jax.corpora.shares import quotas
+from ilo_jax.corpora.token_files import Ends, TokenFiles
+from ilo_jax.processes import share
+from ilo_jax.recipes import digest_of
+from ilo_jax.refusals import refuse
+from ilo_jax.training.order import own_slots, place_parts
+
+LEAST = 100
+"""Rows that a block has of every language, at least: shares are met within a hundredth."""
+
+
+class Cut(NamedTuple):
+    """The documents of one language as one stream, cut into rows.
+
+    A row begins with the last token of the one before, so that each token is learnt once. Nothing
+    is padded but the end of the last row.
+    """
+
+    shards: tuple[Int[np.ndarray, " token"], ...]
+    """Tokens of documents as they lie on disk."""
+    shard: Int64[np.ndarray, " document"]
+    """Where each document lies, in the order of the stream."""
+    start: Int64[np.ndarray, " document"]
+    """Of its tokens in the shard."""
+    ends: Int64[np.ndarray, " document"]
+    """Tokens of the stream up to the end of each document."""
+    around: Ends
+    row_length: int
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return max(1, -(-(int(self.ends[-1]) - 1) // (self.row_length - 1)))
+
+    def fill(self, rows: Rows, at: int, number: int) -> None:
+        """Write a row of the stream into one of many rows, which is all padding."""
+        place = number * (self.row_length - 1)
+        end = min(place + self.row_length, int(self.ends[-1]))
+        document, column = int(np.searchsorted(self.ends, place, side="right")), 0
+        for segment in range(1, self.row_length + 1):
+            length = min(int(self.ends[document]), end) - place
+            into = (at, slice(column, column + length))
+            self._fill_segment(Rows(*(array[into] for array in rows)), document, place, segment)
+            place, column, document = place + length, column + length, document + 1
+            if place == end:
+                return
+
+    def _fill_segment(self, row: Rows, document: int, place: int, segment: int) -> None:
+        """Write what of a document is in a row, from a place in the stream on."""
+        begin = int(self.ends[document - 1]) if document else 0
+        inside = place - begin + np.arange(row.tokens.size)
+        length = int(self.ends[document]) - begin
+        start = int(self.start[document]) + place - begin
+        row.tokens[:] = self.shards[self.shard[document]][start : start + inside.size]
+        row.positions[:] = np.arange(inside.size)
+        row.segments[:] = segment
+        opening = inside < len(self.around.before)
+        row.special[:] = opening | (inside >= length - len(self.around.after))
+        # What a row has from the one before was learnt there.
+        row.target[:] = ~opening & ((row.positions > 0) | (inside == 0))
+
+
+def cut(files: TokenFiles, *, row_length: int, seed: int) -> Cut:
+    """The documents of one language, shuffled, in rows.
+
+    Args:
+        files: Tokens of the documents.
+        row_length: In tokens.
+        seed: Of the order of the documents.
+    """
+    lengths = np.concatenate(files.lengths).astype(np.int64)
+    counts = [len(each) for each in files.lengths]
+    starts = [np.cumsum(each, dtype=np.int64) - each for each in files.lengths]
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    return Cut(
+        files.shards,
+        np.repeat(np.arange(len(counts)), counts)[order],
+        np.concatenate(starts)[order],
+        np.cumsum(lengths[order]),
+        files.ends,
+        row_length,
+    )
+
+
+class Slots(NamedTuple):
+    """What is in each row of a step."""
+
+    language: Int64[np.ndarray, "part row"]
+    """Number of its language."""
+    row: Int64[np.ndarray, "part row"]
+    """Number of the row among those of the language."""
+
+
+class Mixture(NamedTuple):
+    """Rows of several languages, and which of them each step learns from."""
+
+    languages: tuple[str, ...]
+    texts: tuple[Cut, ...]
+    """Of each language."""
+    digests: tuple[str, ...]
+    """Of the tokens of each language."""
+    shares: Float[np.ndarray, " lang"]
+    """Of the rows, each above 0, together 1."""
+    parts: int
+    """Number of parts of a batch, whose gradients are added up."""
+    part_rows: int
+    """Number of rows of each part, on all devices."""
+    row_length: int
+    seed: int
+
+    @property
+    def batch(self) -> int:
+        """Rows of a whole batch."""
+        return self.parts * self.part_rows
+
+    @property
+    def block(self) -> int:
+        """Steps of a block, in which every language has `LEAST` rows or more."""
+        return int(np.ceil(LEAST / (self.shares.min() * self.batch)))
+
+    @property
+    def quotas(self) -> Int64[np.ndarray, " lang"]:
+        """Rows of each language in every block."""
+        return quotas(self.shares, self.block * self.batch)
+
+    def at(self, step: int) -> Slots:
+        """What is in the rows of a step."""
+        block, within = divmod(step, self.block)
+        of_block = _block(tuple(self.quotas.tolist()), self.seed, block)
+        slots = slice(within * self.batch, (within + 1) * self.batch)
+        languages, numbers = (array[slots] for array in of_block)
+        rows = np.array([self._row(*pair) for pair in zip(languages, numbers, strict=True)])
+        shape = self.parts, self.part_rows
+        return Slots(languages.reshape(shape), rows.reshape(shape))
+
+    def _row(self, language: int, number: int) -> int:
+        """The row of a language that comes after so many others of it."""
+        epoch, within = divmod(int(number), self.texts[language].count)
+        return _shuffled(self.seed, int(language), epoch, self.texts[language].count)[within]
+
+    def epochs(self, steps: int) -> Float[np.ndarray, " lang"]:
+        """How often the text of each language has come after whole blocks of so many steps."""
+        rows = self.quotas * (steps / self.block)
+        return rows / [text.count for text in self.texts]
+
+    def rows(self, step: int, mesh: Mesh) -> Rows:
+        """The rows of a step on the devices, each array "part row seq", split along rows.
+
+        Every process makes its own rows only.
+
+        Args:
+            step: Its number, from 0.
+            mesh: With an axis "data".
+
+        Raises:
+            ValueError: If the rows of a part do not divide over the places along "data".
+        """
+        slots = self.at(step)
+        own = own_slots(self, share(mesh))
+        filled = self.filled(slots.language[:, own].ravel(), slots.row[:, own].ravel())
+        return Rows(*(place_parts(array, self.parts, mesh) for array in filled))
+
+    def filled(
+        self, languages: Int64[np.ndarray, " row"], numbers: Int64[np.ndarray, " row"]
+    ) -> Rows:
+        """Some rows, in the host's memory.
+
+        Args:
+            languages: Number of the language of each.
+            numbers: Of each row among those of its language.
+        """
+        tokens, positions, segments = np.zeros((3, len(numbers), self.row_length), np.int32)
+        special, target = np.zeros((2, len(numbers), self.row_length), bool)
+        rows = Rows(tokens, positions, segments, special, target)
+        for at, (language, number) in enumerate(zip(languages, numbers, strict=True)):
+            self.texts[language].fill(rows, at, int(number))
+        return rows
+
+    def digest(self) -> str:
+        """The digest of all that is learnt: tokens, shares, how rows are cut and ordered."""
+        known = "".join([*self.languages, *self.digests]).encode()
+        numbers = np.array([self.parts, self.part_rows, self.row_length, self.seed, LEAST])
+        return digest_of([np.frombuffer(known, np.uint8), self.shares, numbers])
+
+
+def mixed(
+    files: Mapping[str, TokenFiles],
+    shares: Mapping[str, float],
+    *,
+    parts: int,
+    part_rows: int,
+    row_length: int,
+    seed: int,
+) -> Mixture:
+    """Rows of documents, in shares of their languages.
+
+    Args:
+        files: Tokens of each language's documents, from `token_files.tokenized_documents`.
+        shares: Of each language, of 1, from `shares.sampled` or `shares.given`.
+        parts: Parts of a batch.
+        part_rows: Rows of each part.
+        row_length: Tokens of a row.
+        seed: Of the order of documents, rows and languages.
+
+    Raises:
+        ValueError: Naming the numbers that are too small, or languages without a share or tokens.
+    """
+    least = {"parts": (parts, 1), "part_rows": (part_rows, 1), "row_length": (row_length, 2)}
+    small = [f"{name} {got}, of at least {low}" for name, (got, low) in least.items() if got < low]
+    refuse("a batch must have parts of rows of tokens, got", small, inline=True)
+    other = sorted(files.keys() ^ shares.keys())
+    refuse("every language must have both tokens and a share, got one only for", other, inline=True)
+    return Mixture(
+        tuple(files),
+        tuple(cut(each, row_length=row_length, seed=seed) for each in files.values()),
+        tuple(each.digest for each in files.values()),
+        np.array([shares[language] for language in files]),
+        parts,
+        part_rows,
+        row_length,
+        seed,
+    )
+
+
+def token_counts(files: Mapping[str, TokenFiles]) -> dict[str, int]:
+    """Tokens of each language's documents, those around them included."""
+    return {name: sum(map(len, each.shards)) for name, each in files.items()}
+
+
+@functools.lru_cache(maxsize=2)
+def _block(
+    counts: tuple[int, ...], seed: int, block: int
+) -> tuple[Int64[np.ndarray, " slot"], Int64[np.ndarray, " slot"]]:
+    """The language of every row of a block, and how many of that language came before it."""
+    languages = np.repeat(np.arange(len(counts)), counts)
+    order = np.random.default_rng([seed, block]).permutation(len(languages))
+    before = np.empty_like(languages)
+    shuffled = languages[order]
+    for language, count in enumerate(counts):
+        before[shuffled == language] = block * count + np.arange(count)
+    return shuffled, before
+
+
+@functools.lru_cache(maxsize=256)
+def _shuffled(seed: int, language: int, epoch: int, rows: int) -> Int64[np.ndarray, " row"]:
+    """An order of the rows of a language for an epoch."""
+    return np.random.default_rng([seed, language, epoch]).permutation(rows)
