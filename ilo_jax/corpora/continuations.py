@@ -1,10 +1,10 @@
 """Tokens of texts after what is given: those that are predicted, in evaluation or in training."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ilo_jax.corpora.examples import Example
-from ilo_jax.corpora.packing import Sentences, as_sentences
+from ilo_jax.corpora.packing import Sentences, as_sentences, windows
 from ilo_jax.corpora.tokens import Encoded, encoded, has_text, once, say_once, special_ids
 from ilo_jax.refusals import refuse
 
@@ -25,7 +25,7 @@ def rolling(
     is how lm-evaluation-harness 0.4.13 prepares `loglikelihood_rolling`, but for three things:
     where the tokenizer puts a BOS token itself, the harness puts another one before it; special
     tokens that the tokenizer puts at the end are left out here; and what is longer than the
-    model is not cut into windows.
+    model is not cut into windows (`packing.windows` does so).
 
     Args:
         texts: Any.
@@ -103,11 +103,11 @@ def tokenized(
     asked = zip(names, whole, prompts, strict=True)
     lengths = {name: len(tokens.ids) for name, tokens, prompt in asked if prompt}
     _refuse_long(lengths, row_length)
-    return _as_sentences(piece for one in whole for piece in _cut(one, row_length))
+    return windows(_as_sentences(whole), length=row_length).pieces
 
 
 class _Tokens(NamedTuple):
-    """The tokens of one text, or of a piece of it, and what each is for."""
+    """The tokens of one text, and what each is for."""
 
     ids: list[int]
     special: list[bool]
@@ -184,13 +184,6 @@ def _ended(tokens: _Tokens, eos: int) -> _Tokens:
         [*tokens.target[:end], True],
         tokens.repeated or end < len(tokens.ids),
     )
-
-
-def _cut(tokens: _Tokens, length: int) -> Iterator[_Tokens]:
-    for start in range(0, max(1, len(tokens.ids) - 1), length - 1):
-        part = slice(start, start + length)
-        ids, special, target, repeated = tokens
-        yield _Tokens(ids[part], special[part], target[part], repeated)
 
 
 def _refuse_long(lengths: Mapping[str, int], row_length: int) -> None:

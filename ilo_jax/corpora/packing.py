@@ -59,6 +59,40 @@ def joined(parts: Iterable[Sentences]) -> Sentences:
     return Sentences(*map(np.concatenate, zip(*parts, strict=True)))
 
 
+class Windows(NamedTuple):
+    """Sentences of any length in pieces that a model takes."""
+
+    pieces: Sentences
+    sentence: Int[np.ndarray, " piece"]
+    """Which sentence each is of."""
+
+
+def windows(sentences: Sentences, *, length: int) -> Windows:
+    """Sentences cut up; each piece begins with the last token of the one before.
+
+    So every token but the first of a sentence follows another in just one piece, and is predicted
+    there.
+
+    Args:
+        sentences: None of them empty.
+        length: Tokens that a piece has at most, from 2.
+
+    Raises:
+        ValueError: If it is shorter.
+    """
+    if length < 2:
+        raise ValueError(f"a piece must have 2 tokens or more to predict one, got {length}")
+    counts = np.maximum(1, -(-(sentences.lengths - 1) // (length - 1)))
+    sentence = np.repeat(np.arange(len(counts)), counts)
+    inside = _within(counts) * (length - 1)
+    lengths = np.minimum(length, sentences.lengths[sentence] - inside).astype(np.int32)
+    starts = np.cumsum(sentences.lengths) - sentences.lengths
+    source = np.repeat(starts[sentence] + inside, lengths) + _within(lengths)
+    tokens, special, target, _ = sentences
+    pieces = Sentences(tokens[source], special[source], target[source], lengths)
+    return Windows(pieces, sentence)
+
+
 class Rows(NamedTuple):
     """Token ids of many sentences, several of them to a row: on the host, or on devices.
 

@@ -16,6 +16,7 @@ from ilo_jax.corpora.packing import (
     joined,
     plan,
     row_length,
+    windows,
 )
 from ilo_jax.sharding import along_data, make_mesh, place_own
 
@@ -288,3 +289,30 @@ def test_batches_are_of_one_shape_and_even(count, batch_tokens, shapes):
     batches = list(even_batches(sentences, batch_tokens=batch_tokens, places=8))
     assert [len(rows.tokens) for _, rows in batches] == shapes
     assert sorted(i for planned, _ in batches for i in planned.ravel() if i >= 0) == [*range(count)]
+
+
+# Windows
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 50])
+def test_every_token_but_the_first_follows_another_in_one_window(length):
+    texts = random_sentences(5, count=40, longest=30)
+    flags = [[token % 3 == 0 for token in text] for text in texts]
+    sentences = as_sentences(texts, flags, target=[[not flag for flag in own] for own in flags])
+    found = windows(sentences, length=length)
+    ends = np.cumsum(found.pieces.lengths)[:-1]
+    expected = [
+        (number, text[start : start + length])
+        for number, text in enumerate(texts)
+        for start in range(0, max(1, len(text) - 1), length - 1)
+    ]
+    pieces = [piece.tolist() for piece in np.split(found.pieces.tokens, ends)]
+    assert list(zip(found.sentence.tolist(), pieces, strict=True)) == expected
+    assert found.pieces.special.tolist() == (found.pieces.tokens % 3 == 0).tolist()
+    assert found.pieces.target.tolist() == (found.pieces.tokens % 3 != 0).tolist()
+    assert found.pieces.lengths.max() <= length
+
+
+def test_a_window_of_one_token_predicts_nothing_and_is_refused():
+    with pytest.raises(ValueError, match=r"^a piece must have 2 tokens or more .*, got 1$"):
+        windows(as_sentences([[1, 2]]), length=1)
