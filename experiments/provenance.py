@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from experiments.hardware import settled
 from ilo_jax.corpora.parallel import Parallel
 from ilo_jax.files import write_text
 
@@ -34,8 +35,9 @@ def leave_config(
 ) -> None:
     """Write WORKDIR/config.json, by the first process only.
 
-    It holds "config", the settings; "key"; "corpus", which languages, how many sentences and how
-    many lines were left out; and "ran_on", `surroundings` and what it took.
+    It holds "config", the settings, `settled` by the devices that there are; "key"; "corpus", which
+    languages, how many sentences and how many lines were left out; and "ran_on", `surroundings` and
+    what it took.
 
     Args:
         workdir: The run folder.
@@ -55,6 +57,7 @@ def leave_config(
         "sentences": len(corpus.sentences[0]),
         "left_out": corpus.dropped,
     }
-    whole = {"config": dataclasses.asdict(config), "key": key, "corpus": read, "ran_on": ran_on}
+    settings = dataclasses.asdict(settled(config))
+    whole = {"config": settings, "key": key, "corpus": read, "ran_on": ran_on}
     workdir.mkdir(parents=True, exist_ok=True)
     write_text(workdir / "config.json", json.dumps(whole, indent=2, ensure_ascii=False))

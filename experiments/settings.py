@@ -160,9 +160,9 @@ class Compute:
 class Batched:
     """How much of the sentences is computed at a time."""
 
-    batch_tokens: int = at_least(1, default=4096)
+    batch_tokens: int = at_least(0, default=0)
     """Positions on each device, or on each group of `model_parallel`; results change within
-    rounding only."""
+    rounding only. 0: as many as suit the devices, 512 on CPUs and 4096 on others."""
 
 
 @dataclasses.dataclass(kw_only=True)

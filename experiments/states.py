@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float32
 from tqdm import tqdm
 
-from experiments.hardware import make_mesh, peak_flops
+from experiments.hardware import make_mesh, peak_flops, settled
 from experiments.launch import Run, say
 from experiments.provenance import surroundings
 from experiments.settings import Aligned, Extraction, Model
@@ -162,7 +162,7 @@ def stored_states(
     part = share(mesh)
     own = range(part.index, len(corpus.languages), part.count)
     text = together(partial(_text, source, corpus, folder, own), what="reading the text")
-    job = _Job(source, folder, mesh, read(taps, folder.config), text)
+    job = _Job(settled(source), folder, mesh, read(taps, folder.config), text)
     tokens = tokens_digest(text, len(corpus.languages))
     key = states_key(source, corpus, folder, job.taps, tokens)
     store = _open(job, corpus, key, run)

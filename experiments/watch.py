@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from experiments import tables
 from experiments.board import Board
+from experiments.hardware import settled
 from experiments.launch import say
 from experiments.settings import Source
 from experiments.states import read_corpus
@@ -32,7 +33,7 @@ def read_slice(source: Source, folder: Folder, mesh: Mesh, *, k: int, min_langua
         folder.config,
         mesh,
         settings=IloSettings(k=k, min_languages=min_languages),
-        batch_tokens=source.batch_tokens,
+        batch_tokens=settled(source).batch_tokens,
         dtype=jnp.dtype(source.dtype),
     )
 

@@ -185,11 +185,11 @@ def problems() -> list[str]:
 def run(scratch: Path) -> None:
     """Compare, or do only what --only asks for."""
     asked = {"languages": FLAGS.languages, "sentences": FLAGS.sentences, "split": FLAGS.split}
+    of = {"model": FLAGS.model, "corpus": FLAGS.corpus, "batch_tokens": FLAGS.batch_tokens}
     work = prepare(
-        Source(model=FLAGS.model, corpus=FLAGS.corpus, **asked),
+        Source(**of, **asked),
         random=FLAGS.random,
         dtype=FLAGS.dtype or ("bfloat16" if FLAGS.random else "float32"),
-        batch_tokens=FLAGS.batch_tokens,
         torch_batch=FLAGS.torch_batch,
         scratch=scratch,
     )
@@ -226,7 +226,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("languages", "paper", "Codes, or paper: its 31; empty: all.")
     flags.DEFINE_integer("sentences", 20, "Of each language; 0: all.", lower_bound=0)
     flags.DEFINE_enum("dtype", None, list(TOLERANCE), "Default float32; with --random bfloat16.")
-    flags.DEFINE_integer("batch_tokens", Source.batch_tokens, "Of ours.", 1, 2**31 - 1)
+    flags.DEFINE_integer("batch_tokens", 0, "Of ours; 0: as suits.", 0, 2**31 - 1)
     flags.DEFINE_integer("torch_batch", 0, "Sentences; 0: the best size.", lower_bound=0)
     flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.", lower_bound=1)
     flags.DEFINE_list("searchers", list(SEARCHERS), "Who takes part.")

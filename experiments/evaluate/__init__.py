@@ -26,7 +26,7 @@ from jaxtyping import Float
 
 from experiments import tables
 from experiments.evaluate import report
-from experiments.hardware import make_mesh
+from experiments.hardware import make_mesh, settled
 from experiments.launch import Run, say
 from experiments.provenance import leave_config
 from experiments.settings import Compared, Extraction, check, one_of
@@ -90,7 +90,8 @@ def by_likelihood(
     kind, tokenizer = folder.config, folder.tokenizer
     mesh = make_mesh(config)
     dtype, held = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype or config.dtype)
-    likelihood = compiled_likelihood(kind, mesh, batch_tokens=config.batch_tokens, dtype=dtype)
+    at_once = settled(config).batch_tokens
+    likelihood = compiled_likelihood(kind, mesh, batch_tokens=at_once, dtype=dtype)
     texts = corpus_tokens(corpus, tokenizer, kind) if config.likelihood else None
     asked = question_tokens(questions, tokenizer, kind) if questions else None
     model = loading.load(folder, mesh=mesh, fsdp=config.fsdp, dtype=held)

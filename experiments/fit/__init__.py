@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from experiments.fit import report, suggestions
 from experiments.fit.jobs import check_config, workloads
 from experiments.fit.workload import Asked, Made, Workload
-from experiments.hardware import make_mesh
+from experiments.hardware import make_mesh, settled
 from experiments.launch import say
 from experiments.states import open_model
 from ilo_jax.chips import GIB
@@ -72,6 +72,7 @@ def fit(
     """
     check_config(config)
     devices = topology(on)
+    config = settled(config, devices.devices)
     folder = open_model(config, whole=False)
     model = parameters.abstract(folder.config, dtype=jnp.float32)
     question = Question(file, model, asked, on, devices)
@@ -145,8 +146,7 @@ def _fitting(config: Any, question: Question) -> Iterator[tuple[Any, int]]:
 
 
 def _command(config: Any, question: Question) -> str:
-    hosts = {device.process_index for device in question.devices.devices}
-    return suggestions.command(config, question.file, hosts=len(hosts))
+    return suggestions.command(config, question.file, question.devices)
 
 
 def _advice(config: Any, question: Question) -> str:

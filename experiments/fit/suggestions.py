@@ -13,6 +13,7 @@ from experiments.command_line import read_config
 from experiments.finetune import Config as FineTuning
 from experiments.fit.jobs import JOBS, workloads
 from experiments.fit.workload import Asked
+from experiments.hardware import settled
 from experiments.settings import Extraction
 from ilo_jax.activations.planning import rows_at_once
 from ilo_jax.models.transformer import Transformer
@@ -155,14 +156,16 @@ def changes(config: Any, other: Any) -> list[str]:
     ]
 
 
-def command(config: Any, file: str, *, hosts: int) -> str:
+def command(config: Any, file: str, devices: Topology) -> str:
     """The command line by which the job runs with a configuration.
 
     Args:
         config: Which.
         file: That it began with.
-        hosts: On how many it runs.
+        devices: On which it runs.
     """
+    hosts = {device.process_index for device in devices.devices}
     words = ["python -m", f"experiments.{JOBS[type(config)]}", f"--config={file}"]
-    words += ["--distributed"] * (hosts > 1) + changes(config, read_config(file))
+    words += ["--distributed"] * (len(hosts) > 1)
+    words += changes(config, settled(read_config(file), devices.devices))
     return " ".join(words)

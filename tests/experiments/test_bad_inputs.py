@@ -151,7 +151,7 @@ FIELDS = [
         "configuration of a job that is not known",
         {"other.py": "from experiments.evaluate import Config\ndef get_config(): return Config()"},
     ),
-    Bad("fit --config.batch_tokens=0", "batch_tokens must be at least 1, got 0"),
+    Bad("fit --config.batch_tokens=-1", "batch_tokens must be at least 0, got -1"),
     Bad("fit --config.rows=8", "Unknown command line flag 'config.rows'...; --help lists all"),
     Bad("fit --config=absent.py", "--config must be a Python file, got absent.py"),
     Bad(

@@ -104,6 +104,15 @@ def test_bits_per_byte_are_those_of_torch(config, decoder, text, tmp_path, capsy
     assert f"{mean:.3f}" in capsys.readouterr().out
 
 
+def test_how_much_is_computed_at_a_time_is_left_to_the_devices(config, tmp_path, monkeypatch):
+    def asked(*_, batch_tokens, dtype):
+        raise LookupError(batch_tokens)
+
+    monkeypatch.setattr(module, "compiled_likelihood", asked)
+    with pytest.raises(LookupError, match=r"^512$"):
+        measure(dataclasses.replace(config, batch_tokens=0), Run(tmp_path))
+
+
 def test_choices_are_those_of_torch(config, questions, decoder, tmp_path):
     """An option follows its context after one space, also where there is no context."""
     config.likelihood, config.questions = False, questions

@@ -88,6 +88,17 @@ def test_what_does_not_fit_as_it_lies_is_not_compiled_and_what_would_fit_is_name
     )
 
 
+def test_the_devices_that_are_asked_about_choose_how_much_is_computed_at_a_time(
+    tpu, config, file, monkeypatch, capsys
+):
+    slice_of_four = tpu("v5e:2x2")._replace(chip=CHIPS["v5e"]._replace(usable=1000))
+    monkeypatch.setattr(fit, "topology", lambda name: slice_of_four)
+    config.batch_tokens = 0
+    assert not fit.fit(config, ASKED, on="v5e:2x2", file=file)
+    said = capsys.readouterr().out
+    assert f"extraction of {4 * 4096 // 64} rows of 64 tokens, up to 4 sentences each\n" in said
+
+
 def test_where_nothing_fits_more_devices_are_named(config, file, memory, capsys):
     memory(1000)
     assert not fit.fit(config, ASKED, on="v5e:2x4", file=file)

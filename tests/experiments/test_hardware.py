@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from experiments.hardware import make_mesh, peak_flops
-from experiments.settings import Compute
+from experiments.hardware import make_mesh, peak_flops, settled
+from experiments.settings import Batched, Compute
 from ilo_jax import chips
 from ilo_jax.chips import CHIPS
 
@@ -82,3 +82,24 @@ def test_a_mesh_of_devices_that_need_not_be_there(tpu):
 
 def test_the_mesh_has_all_devices():
     assert dict(make_mesh(Compute(model_parallel=2)).shape) == {"data": 4, "model": 2}
+
+
+@pytest.mark.parametrize(
+    ("platform", "tokens"), [("cpu", 512), ("gpu", 4096), ("cuda", 4096), ("tpu", 4096)]
+)
+def test_how_much_is_computed_at_a_time_is_left_to_the_kind_of_device(platform, tokens):
+    devices = [SimpleNamespace(platform=platform)]
+    asked = Batched()
+    assert settled(asked, devices) == Batched(batch_tokens=tokens)
+    assert asked == Batched(batch_tokens=0)
+    assert settled(Batched(batch_tokens=7), devices) == Batched(batch_tokens=7)
+
+
+def test_the_devices_of_this_process_choose_where_no_others_are_given(tpu):
+    assert settled(Batched()) == settled(Batched(), jax.devices()) == Batched(batch_tokens=512)
+    assert settled(Batched(), tpu("v5e:2x2").devices) == Batched(batch_tokens=4096)
+
+
+def test_what_is_computed_in_no_batches_stays_as_it_is():
+    compute = Compute()
+    assert settled(compute) is compute

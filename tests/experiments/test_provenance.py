@@ -4,6 +4,7 @@ import json
 import jax
 
 from experiments.provenance import leave_config
+from experiments.settings import Batched
 from ilo_jax.corpora.parallel import Parallel
 
 
@@ -34,3 +35,8 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     leave_config(tmp_path / "run", Config(), {})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_left_to_the_devices_is_written_down_as_they_have_it(tmp_path):
+    leave_config(tmp_path, Batched(), {})
+    assert json.loads((tmp_path / "config.json").read_text())["config"] == {"batch_tokens": 512}

@@ -1,5 +1,6 @@
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,3 +87,10 @@ def test_a_language_that_is_not_there_is_named(source, decoder):
 def test_settings_of_ilo_that_cannot_be_are_refused_before_the_model_is_read(source, decoder):
     with pytest.raises(ValueError, match=r"min_languages must be in \[1, 5\]"):
         read_slice(source, open_folder(decoder), make_mesh(), k=5, min_languages=6)
+
+
+def test_how_much_is_computed_at_a_time_is_left_to_the_devices(source, decoder, monkeypatch):
+    monkeypatch.setattr(watching, "compiled_slice", lambda *_, **given: given)
+    asked = Source(**vars(source) | {"batch_tokens": 0})
+    given: Any = read_slice(asked, open_folder(decoder), make_mesh(), k=5, min_languages=3)
+    assert given["batch_tokens"] == 512

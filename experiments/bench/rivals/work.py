@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from experiments.hardware import settled
 from experiments.settings import Source
 from experiments.states import open_model, read_corpus
 from ilo_jax.activations.taps import Tap, read
@@ -94,17 +95,16 @@ def prepare(
     *,
     random: str | None,
     dtype: str,
-    batch_tokens: int,
     torch_batch: int,
     scratch: Path,
 ) -> Work:
     """A corpus and a model, or a shape with random weights, as something to do.
 
     Args:
-        source: Which of both; of the model only the tokenizer, if weights are random.
+        source: Which of both, and our `batch_tokens`; of the model only the tokenizer, if weights
+            are random.
         random: None, or one of `RANDOM`.
         dtype: Of the weights and of the computation.
-        batch_tokens: ours.
         torch_batch: Torch's, in sentences; 0: the best of a few.
         scratch: Folder for what is stored.
 
@@ -122,7 +122,7 @@ def prepare(
         sentences = [random_ids(each, models[0].config.vocab, rng) for each in sentences]
     else:
         models = stored_model(folder, dtype)
-    given = (corpus.languages, sentences, dtype, batch_tokens, torch_batch, scratch)
+    given = (corpus.languages, sentences, dtype, settled(source).batch_tokens, torch_batch, scratch)
     return Work(name, *models, make_mesh(data=1), *given)
 
 

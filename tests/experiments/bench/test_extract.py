@@ -98,10 +98,15 @@ def test_bad_flags_are_refused(given, message, tmp_path):
 
 def test_other_vectors_stop_the_run(tiny, text, tmp_path, monkeypatch):
     work = prepare(
-        Source(model=str(tiny), corpus=str(text), sentences=2, languages="eng_Latn,deu_Latn"),
+        Source(
+            model=str(tiny),
+            corpus=str(text),
+            sentences=2,
+            languages="eng_Latn,deu_Latn",
+            batch_tokens=512,
+        ),
         random=None,
         dtype="float32",
-        batch_tokens=512,
         torch_batch=4,
         scratch=tmp_path,
     )

@@ -20,8 +20,8 @@ def test_a_job_that_is_not_known_is_refused_with_those_that_are():
 
 
 def test_what_no_run_could_use_is_refused():
-    with pytest.raises(ValueError, match=r"batch_tokens must be at least 1"):
-        check_config(extract.Config(batch_tokens=0))
+    with pytest.raises(ValueError, match=r"batch_tokens must be at least 0"):
+        check_config(extract.Config(batch_tokens=-1))
     with pytest.raises(ValueError, match=r"^rows must be at least 1, got 0$"):
         check_config(finetune.Config(rows=0))
 

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from experiments.fit.suggestions import (
     splits,
 )
 from experiments.fit.workload import Asked
+from experiments.hardware import settled
 from ilo_jax.chips import CHIPS, GIB
 from ilo_jax.models import parameters
 from ilo_jax.models.hub.folder import open_folder
@@ -116,13 +118,15 @@ def test_a_command_has_what_differs_from_its_file(tmp_path: Path):
     file = tmp_path / "mine.py"
     file.write_text("from experiments.extract import Config\ndef get_config(): return Config()\n")
     config = extract.Config(model="a folder", fsdp=True, batch_tokens=256)
-    assert command(config, str(file), hosts=1) == (
+    assert command(config, str(file), four(GIB)) == (
         f"python -m experiments.extract --config={file} --config.model='a folder' "
         "--config.fsdp=True --config.batch_tokens=256"
     )
-    assert command(extract.Config(), str(file), hosts=4) == (
-        f"python -m experiments.extract --config={file} --distributed"
-    )
+    # What its devices would choose anyway is not said.
+    tpus = [SimpleNamespace(process_index=host, platform="tpu") for host in range(4)]
+    chosen, line = settled(extract.Config(), tpus), f"python -m experiments.extract --config={file}"
+    assert command(chosen, str(file), Topology(CHIPS["v5e"], tpus)) == f"{line} --distributed"
+    assert command(chosen, str(file), four(GIB)) == f"{line} --config.batch_tokens=4096"
 
 
 def test_changes_are_flags():

@@ -39,10 +39,9 @@ def tiny_llama(tiny, tmp_path_factory) -> Path:
 def work(request, text, tmp_path_factory) -> Work:
     folder = request.getfixturevalue(request.param)
     return prepare(
-        Source(model=str(folder), corpus=str(text), sentences=SENTENCES),
+        Source(model=str(folder), corpus=str(text), sentences=SENTENCES, batch_tokens=512),
         random=None,
         dtype="float32",
-        batch_tokens=512,
         torch_batch=4,
         scratch=tmp_path_factory.mktemp("scratch"),
     )

@@ -38,10 +38,9 @@ def test_the_large_shape_has_eight_billion_weights():
 def test_random_weights_are_the_same_twice(dtype, tolerance, tiny, text, tmp_path, monkeypatch):
     monkeypatch.setitem(RANDOM, "small", SMALL)
     work = prepare(
-        Source(model=str(tiny), corpus=str(text), sentences=3),
+        Source(model=str(tiny), corpus=str(text), sentences=3, batch_tokens=512),
         random="small",
         dtype=dtype,
-        batch_tokens=512,
         torch_batch=4,
         scratch=tmp_path,
     )
