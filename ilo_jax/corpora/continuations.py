@@ -146,9 +146,9 @@ def _opened(
 ) -> list[Encoded]:
     """Texts after their contexts, with something given before those that have nothing else."""
     bare = [not (a.text or b.before) for a, b in zip(alone, both, strict=True)]
-    opening = [_opening(tokenizer)] if any(bare) else []
+    first = [opening(tokenizer)] if any(bare) else []
     pairs = zip(both, bare, strict=True)
-    return [once(text._replace(before=opening)) if is_bare else text for text, is_bare in pairs]
+    return [once(text._replace(before=first)) if is_bare else text for text, is_bare in pairs]
 
 
 def _after(alone: Encoded, both: Encoded) -> _Tokens:
@@ -160,7 +160,12 @@ def _after(alone: Encoded, both: Encoded) -> _Tokens:
     return _Tokens(ids, special, [False] * given + [True] * (len(ids) - given), both.repeated)
 
 
-def _opening(tokenizer: "PreTrainedTokenizerBase") -> int:
+def opening(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The token before a text that has nothing before it: BOS, or else EOS.
+
+    Raises:
+        ValueError: If the tokenizer has neither.
+    """
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if isinstance(token, int):
             return token
