@@ -204,7 +204,7 @@ def _files(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"{number:05}.tokens.npy", folder / f"{number:05}.lengths.npy"
 
 
-def _lengths(folder: Path) -> list[Int32[np.ndarray, " document"]]:
+def _lengths(folder: Path) -> list[Int32[np.ndarray, "_"]]:
     """The lengths of the shards that are there."""
     files = (_files(folder, number)[1] for number in itertools.count())
     return [np.load(file) for file in itertools.takewhile(Path.is_file, files)]
@@ -212,7 +212,7 @@ def _lengths(folder: Path) -> list[Int32[np.ndarray, " document"]]:
 
 def _opened_shards(
     folder: Path, count: int
-) -> list[tuple[Int[np.ndarray, " token"], Int32[np.ndarray, " document"]]]:
+) -> list[tuple[Int[np.ndarray, "_"], Int32[np.ndarray, "_"]]]:
     files = (_files(folder, number) for number in range(count))
     return [(np.load(tokens, mmap_mode="r"), np.load(lengths)) for tokens, lengths in files]
 

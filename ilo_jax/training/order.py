@@ -1,7 +1,7 @@
 """Which rows of a packed text each step learns from, and how they get onto the devices."""
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from ilo_jax.recipes import digest_of
 from ilo_jax.sharding import along_data, place_own
 
 
+@runtime_checkable
 class Batched(Protocol):
     """What gives every step a batch in parts."""
 

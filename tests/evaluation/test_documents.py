@@ -27,12 +27,14 @@ def definition(model, tokenizer, texts: list[str], length: int) -> tuple[float, 
     bits, count = 0.0, 0
     for text in texts:
         ids = [BOS, *tokenizer(text, add_special_tokens=False)["input_ids"]]
-        for at in range(1, len(ids)):
-            first = (at - 1) // (length - 1) * (length - 1)
+        for first in range(0, len(ids) - 1, length - 1):
+            window = ids[first : first + length]
             with torch.no_grad():
-                logits = model(torch.tensor([ids[first:at]])).logits[0, -1].double()
-            bits -= torch.log_softmax(logits, -1)[ids[at]].item() / math.log(2)
-            count += 1
+                logits = model(torch.tensor([window])).logits[0].double()
+            logs = torch.log_softmax(logits, -1) / math.log(2)
+            for at in range(1, len(window)):
+                bits -= logs[at - 1, window[at]].item()
+                count += 1
     return bits, count
 
 
