@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int32, Integer
 from tqdm import tqdm
 
 from ilo_jax.corpora.documents import Documents
@@ -51,7 +51,7 @@ class Ends(NamedTuple):
 class TokenFiles(NamedTuple):
     """The tokens of one language's documents, on disk."""
 
-    shards: tuple[Int[np.ndarray, " token"], ...]
+    shards: tuple[Integer[np.ndarray, " token"], ...]
     """Of each shard, mapped from its file."""
     lengths: tuple[Int32[np.ndarray, " document"], ...]
     """Tokens of each document of each shard, those around it included."""
@@ -212,7 +212,7 @@ def _lengths(folder: Path) -> list[Int32[np.ndarray, "_"]]:
 
 def _opened_shards(
     folder: Path, count: int
-) -> list[tuple[Int[np.ndarray, "_"], Int32[np.ndarray, "_"]]]:
+) -> list[tuple[Integer[np.ndarray, "_"], Int32[np.ndarray, "_"]]]:
     files = (_files(folder, number) for number in range(count))
     return [(np.load(tokens, mmap_mode="r"), np.load(lengths)) for tokens, lengths in files]
 

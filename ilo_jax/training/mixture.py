@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int, Int64, Integer
 
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.corpora.shares import quotas
@@ -33,14 +33,16 @@ class Cut(NamedTuple):
     is padded but the end of the last row.
     """
 
-    shards: tuple[Int[np.ndarray, " token"], ...]
+    shards: tuple[Integer[np.ndarray, " token"], ...]
     """Tokens of documents as they lie on disk."""
     shard: Int64[np.ndarray, " document"]
     """Where each document lies, in the order of the stream."""
     start: Int64[np.ndarray, " document"]
     """Of its tokens in the shard."""
+    lengths: Int64[np.ndarray, " document"]
+    """Tokens of each."""
     ends: Int64[np.ndarray, " document"]
-    """Tokens of the stream up to the end of each document."""
+    """Tokens of the stream up to the end of each."""
     around: Ends
     row_length: int
 
@@ -49,32 +51,39 @@ class Cut(NamedTuple):
         """Number of rows."""
         return max(1, -(-(int(self.ends[-1]) - 1) // (self.row_length - 1)))
 
-    def fill(self, rows: Rows, at: int, number: int) -> None:
-        """Write a row of the stream into one of many rows, which is all padding."""
-        place = number * (self.row_length - 1)
-        end = min(place + self.row_length, int(self.ends[-1]))
-        document, column = int(np.searchsorted(self.ends, place, side="right")), 0
-        for segment in range(1, self.row_length + 1):
-            length = min(int(self.ends[document]), end) - place
-            into = (at, slice(column, column + length))
-            self._fill_segment(Rows(*(array[into] for array in rows)), document, place, segment)
-            place, column, document = place + length, column + length, document + 1
-            if place == end:
-                return
-
-    def _fill_segment(self, row: Rows, document: int, place: int, segment: int) -> None:
-        """Write what of a document is in a row, from a place in the stream on."""
-        begin = int(self.ends[document - 1]) if document else 0
-        inside = place - begin + np.arange(row.tokens.size)
-        length = int(self.ends[document]) - begin
-        start = int(self.start[document]) + place - begin
-        row.tokens[:] = self.shards[self.shard[document]][start : start + inside.size]
-        row.positions[:] = np.arange(inside.size)
-        row.segments[:] = segment
+    def rows(self, numbers: Int64[np.ndarray, " row"]) -> Rows:
+        """Some rows of the stream."""
+        column = np.arange(self.row_length)
+        places = numbers[:, None] * (self.row_length - 1) + column
+        real = places < self.ends[-1]
+        document = np.searchsorted(self.ends, np.minimum(places, self.ends[-1] - 1), side="right")
+        inside = places - self.ends[document] + self.lengths[document]
+        first = document == document[:, :1]
+        positions = np.where(first, column, inside)
         opening = inside < len(self.around.before)
-        row.special[:] = opening | (inside >= length - len(self.around.after))
+        special = opening | (inside >= self.lengths[document] - len(self.around.after))
         # What a row has from the one before was learnt there.
-        row.target[:] = ~opening & ((row.positions > 0) | (inside == 0))
+        target = ~opening & ((positions > 0) | (inside == 0))
+        tokens = self._tokens(document, np.where(real, inside, 0))
+        segments = document - document[:, :1] + 1
+        return Rows(
+            (tokens * real).astype(np.int32),
+            (positions * real).astype(np.int32),
+            (segments * real).astype(np.int32),
+            special & real,
+            target & real,
+        )
+
+    def _tokens(
+        self, document: Int64[np.ndarray, "row seq"], inside: Int64[np.ndarray, "row seq"]
+    ) -> Int[np.ndarray, "row seq"]:
+        """The tokens at places in documents."""
+        shard, place = self.shard[document], self.start[document] + inside
+        tokens = np.zeros_like(place)
+        for number in np.unique(shard):
+            here = shard == number
+            tokens[here] = self.shards[number][place[here]]
+        return tokens
 
 
 def cut(files: TokenFiles, *, row_length: int, seed: int) -> Cut:
@@ -93,6 +102,7 @@ def cut(files: TokenFiles, *, row_length: int, seed: int) -> Cut:
         files.shards,
         np.repeat(np.arange(len(counts)), counts)[order],
         np.concatenate(starts)[order],
+        lengths[order],
         np.cumsum(lengths[order]),
         files.ends,
         row_length,
@@ -145,15 +155,16 @@ class Mixture(NamedTuple):
         block, within = divmod(step, self.block)
         of_block = _block(tuple(self.quotas.tolist()), self.seed, block)
         slots = slice(within * self.batch, (within + 1) * self.batch)
-        languages, numbers = (array[slots] for array in of_block)
-        rows = np.array([self._row(*pair) for pair in zip(languages, numbers, strict=True)])
+        languages, before = (array[slots].tolist() for array in of_block)
+        rows = [self._row(*pair) for pair in zip(languages, before, strict=True)]
         shape = self.parts, self.part_rows
-        return Slots(languages.reshape(shape), rows.reshape(shape))
+        return Slots(np.reshape(languages, shape), np.reshape(rows, shape))
 
-    def _row(self, language: int, number: int) -> int:
+    def _row(self, language: int, before: int) -> int:
         """The row of a language that comes after so many others of it."""
-        epoch, within = divmod(int(number), self.texts[language].count)
-        return _shuffled(self.seed, int(language), epoch, self.texts[language].count)[within]
+        count = self.texts[language].count
+        epoch, within = divmod(before, count)
+        return int(_shuffled(self.seed, language, epoch, count)[within])
 
     def epochs(self, steps: int) -> Float[np.ndarray, " lang"]:
         """How often the text of each language has come after whole blocks of so many steps."""
@@ -186,12 +197,13 @@ class Mixture(NamedTuple):
             languages: Number of the language of each.
             numbers: Of each row among those of its language.
         """
-        tokens, positions, segments = np.zeros((3, len(numbers), self.row_length), np.int32)
-        special, target = np.zeros((2, len(numbers), self.row_length), bool)
-        rows = Rows(tokens, positions, segments, special, target)
-        for at, (language, number) in enumerate(zip(languages, numbers, strict=True)):
-            self.texts[language].fill(rows, at, int(number))
-        return rows
+        parts, at = [], []
+        for language in np.unique(languages):
+            own = np.flatnonzero(languages == language)
+            parts.append(self.texts[language].rows(numbers[own]))
+            at.append(own)
+        order = np.argsort(np.concatenate(at))
+        return Rows(*(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True)))
 
     def digest(self) -> str:
         """The digest of all that is learnt: tokens, shares, how rows are cut and ordered."""

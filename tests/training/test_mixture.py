@@ -154,7 +154,7 @@ def test_shares_by_an_exponent_are_met_within_a_row_a_block(files):
 
 
 def test_every_row_of_a_language_comes_once_an_epoch_in_an_order_of_its_own(mixture):
-    languages, rows = steps_of(mixture, range(12 * mixture.block))
+    languages, rows = steps_of(mixture, range(16 * mixture.block))
     for language in range(3):
         own, count = rows[languages == language], mixture.texts[language].count
         epochs = [own[i : i + count].tolist() for i in range(0, len(own) - count, count)]
@@ -162,7 +162,7 @@ def test_every_row_of_a_language_comes_once_an_epoch_in_an_order_of_its_own(mixt
         assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
         assert all(a != b for a, b in itertools.combinations(epochs, 2))
         times = len(own) / count
-        assert mixture.epochs(12 * mixture.block)[language] == pytest.approx(times)
+        assert mixture.epochs(16 * mixture.block)[language] == pytest.approx(times)
 
 
 def test_what_comes_at_a_step_depends_on_its_number_and_the_seed_alone(files, mixture):
