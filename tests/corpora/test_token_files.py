@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
+from transformers.models.byt5.tokenization_byt5 import ByT5Tokenizer
 
 from ilo_jax.corpora import token_files
 from ilo_jax.corpora.documents import Documents, read_documents
@@ -71,23 +72,19 @@ def test_they_are_written_once(documents, tokenizer, tmp_path, monkeypatch):
 
 
 def test_other_tokens_lie_elsewhere(documents, tokenizer, tmp_path):
-    tokenized_documents(documents, tokenizer, tmp_path)
-    before = {folder.name for folder in tmp_path.iterdir() if folder.is_dir()}
-    assert len(before) == 2
     ended = tokenizer_of(template="$A </s>", bos_token="<s>", eos_token="</s>")
     source = Path(documents.source)
-    with_more = read_documents(source, held_out=0.2, unit="line", languages=("a",))
-    for others in (
-        tokenized_documents(documents, ended, tmp_path),
-        tokenized_documents(with_more, tokenizer, tmp_path),
-    ):
-        after = {folder.name for folder in tmp_path.iterdir() if folder.is_dir()}
-        assert len(after) == len(before) + len(others)
-        before = after
+    with_less = read_documents(source, held_out=0.2, unit="line", languages=("a",))
+    folders = 0
+    for texts, words in ((documents, tokenizer), (documents, ended), (with_less, tokenizer)):
+        found = tokenized_documents(texts, words, tmp_path)
+        folders += len(found)
+        assert len([each for each in tmp_path.iterdir() if each.is_dir()]) == folders
 
 
 def test_a_large_vocabulary_has_larger_tokens(documents, tokenizer, tmp_path):
-    words = {chr(i): i for i in range(2**16)} | {"<s>": 2**16, "</s>": 2**16 + 1}
+    words = {chr(i): i for i in range(128)} | {f"word {i}": i for i in range(128, 2**16)}
+    words |= {"<s>": 2**16, "</s>": 2**16 + 1}
     large = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.BPE(vocab=words, merges=[])), bos_token="<s>"
     )
@@ -160,12 +157,10 @@ def test_tokenizers_that_cannot_end_a_document_or_are_slow_are_refused(documents
         "the tokenizer must have an EOS token to end documents with, got none"
     )
 
-    class Slow:
-        is_fast = False
-
-    slow = tokenized_documents.__wrapped__ if hasattr(tokenized_documents, "__wrapped__") else None
-    assert "got a Slow; convert it" in refusal(
-        lambda: (slow or tokenized_documents)(documents, Slow(), tmp_path)  # pyright: ignore
+    message = refusal(lambda: tokenized_documents(documents, ByT5Tokenizer(), tmp_path))
+    assert message == (
+        "documents are cut up by a fast tokenizer, one with a tokenizer.json, got a "
+        "ByT5Tokenizer; convert it with transformers"
     )
 
 
