@@ -13,7 +13,7 @@ from ilo_jax.compiling.parts import part
 from ilo_jax.compiling.program import ByParts, by_parts
 from ilo_jax.refusals import refuse
 from ilo_jax.sharding import AnyMesh, replicated
-from ilo_jax.training import optimizers
+from ilo_jax.training import optimizers, updates
 
 
 class Total(NamedTuple):
@@ -137,8 +137,8 @@ def make_step(
         key = jax.random.fold_in(key, state.step)
         gradients, total = _added_up(loss, state, frozen, batch, key)
         share = 1 / jnp.maximum(total.count, 1)
-        measures = Measures(total.sum * share, total.count, share * optimizers.norm(gradients))
-        weights, moments = optimizers.updated(
+        measures = Measures(total.sum * share, total.count, share * updates.norm(gradients))
+        weights, moments = updates.updated(
             optimizer, gradients, state.moments, state.weights, share, measures.gradient_norm
         )
         return State(state.step + 1, weights, moments), measures
