@@ -187,7 +187,12 @@ class Storage:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Source(Batched, Compute, Aligned, Model):
+class Judged(Batched, Compute, Aligned):
+    """Which sentences a model is judged by, and how they are computed."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Source(Judged, Model):
     """Which model, which sentences, and how they are computed."""
 
 

@@ -10,7 +10,7 @@ from experiments import tables
 from experiments.board import Board
 from experiments.hardware import settled
 from experiments.launch import say
-from experiments.settings import Source
+from experiments.settings import Judged
 from experiments.states import read_corpus
 from ilo_jax.evaluation.held_out import Slice, compiled_slice, judge
 from ilo_jax.metrics import IloSettings
@@ -20,7 +20,7 @@ from ilo_jax.models.transformer import Transformer
 TEXT = ("language", "bits_per_byte", "loss", "tokens")
 
 
-def read_slice(source: Source, folder: Folder, mesh: Mesh, *, k: int, min_languages: int) -> Slice:
+def read_slice(source: Judged, folder: Folder, mesh: Mesh, *, k: int, min_languages: int) -> Slice:
     """The aligned sentences that a configuration asks for, ready for any weights.
 
     Raises:

@@ -38,6 +38,7 @@ SIBLINGS = {
     ("fit", "extract"),
     ("fit", "finetune"),
     ("fit", "ilo"),
+    ("fit", "pretrain"),
 }
 """Which job imports which: the one compares runs of the other, or compiles what the others run."""
 LONGEST = 300

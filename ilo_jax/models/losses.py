@@ -32,8 +32,7 @@ def next_token_losses(
 ) -> Float[Array, "row seq"]:
     """The cross-entropy of the next token at each place, in nats; 0 where not `predicted`.
 
-    Computed in float32, some positions at a time, so that the scores of the whole vocabulary
-    are never held for all positions of a large batch.
+    See `token_losses`.
 
     Args:
         model: Causal, with a head.
@@ -43,15 +42,38 @@ def next_token_losses(
     Raises:
         ValueError: If the checkpoint has no head.
     """
-    following = jnp.roll(rows.tokens, -1, axis=1)
-    (row, seq), vocab = following.shape, model.config.vocab
+    counted = predicted(rows)
+    return token_losses(model, final, jnp.roll(rows.tokens, -1, axis=1), counted)
+
+
+def token_losses(
+    model: Transformer,
+    final: Float[Array, "row seq dim"],
+    wanted: Int[Array, "row seq"],
+    counted: Bool[Array, "row seq"],
+) -> Float[Array, "row seq"]:
+    """The cross-entropy of the wanted token at each place, in nats; 0 where it does not count.
+
+    Computed in float32, some positions at a time, so that the scores of the whole vocabulary
+    are never held for all positions of a large batch.
+
+    Args:
+        model: With a head.
+        final: Its last hidden state.
+        wanted: Token ids.
+        counted: Where they count.
+
+    Raises:
+        ValueError: If the checkpoint has no head.
+    """
+    (row, seq), vocab = wanted.shape, model.config.vocab
     devices = 1 if model.mesh is None else _devices(model.mesh, rows=row, vocab=vocab)
     parts = _parts(seq, row * seq * vocab // devices)
     graph, weights, lies = model.scorer()
     losses = cross_entropies(
-        weights, final, following, graph=graph, dtype=model.dtype, lies=lies, parts=parts
+        weights, final, wanted, graph=graph, dtype=model.dtype, lies=lies, parts=parts
     )
-    return jnp.where(predicted(rows), losses, 0)
+    return jnp.where(counted, losses, 0)
 
 
 @part("graph", "dtype", "lies", "parts")

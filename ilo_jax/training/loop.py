@@ -37,6 +37,16 @@ class Every(NamedTuple):
     """Steps, and before the first; 0: never."""
     save: int = 0
     """Steps; 0: only at the end, and where the run is told to stop."""
+    at: frozenset[int] = frozenset()
+    """Numbers of steps after which it is evaluated besides; 0: before the first."""
+
+    def regular(self, step: int, *, last: bool) -> bool:
+        """Whether so many steps are one of those between evaluations, or the last."""
+        return self.evaluate > 0 and (last or step % self.evaluate == 0)
+
+    def evaluates(self, step: int, *, last: bool) -> bool:
+        """Whether a state is evaluated after so many steps."""
+        return self.regular(step, last=last) or step in self.at
 
 
 def train(
@@ -72,7 +82,7 @@ def train(
         FloatingPointError: Naming the step whose loss or gradient is not finite.
     """
     begun = int(state.step)
-    if begun == 0 and every.evaluate:
+    if begun == 0 and every.evaluates(0, last=False):
         evaluate(0, state)
     reader = _Reader(log)
     bar = tqdm(total=steps, initial=begun, desc="training", unit="step", disable=quiet())
@@ -82,7 +92,7 @@ def train(
             reader.follow(number + 1, measures)
             bar.update()
             last = number + 1 == steps
-            if every.evaluate and (last or _due(number + 1, every.evaluate)):
+            if every.evaluates(number + 1, last=last):
                 reader.catch_up()
                 evaluate(number + 1, state)
             # After the evaluation, so that a run that goes on from here has it behind it.

@@ -138,7 +138,7 @@ def run(
             lambda number, state: step(state, frozen, batch(number), key),
             state,
             steps=learner.steps,
-            every=every if evaluate else every._replace(evaluate=0),
+            every=every if evaluate else Every(save=every.save),
             save=checkpoints.save,
             log=log,
             evaluate=lambda number, state: evaluate and evaluate(number, state.weights, frozen),
