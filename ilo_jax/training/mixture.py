@@ -7,6 +7,7 @@ its epochs. So what comes at a step depends on nothing but its number.
 """
 
 import functools
+import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -206,9 +207,12 @@ class Mixture(NamedTuple):
         return Rows(*(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True)))
 
     def digest(self) -> str:
-        """The digest of all that is learnt: tokens, shares, how rows are cut and ordered."""
-        known = "".join([*self.languages, *self.digests]).encode()
-        numbers = np.array([self.parts, self.part_rows, self.row_length, self.seed, LEAST])
+        """The digest of all that is learnt: tokens, shares, how rows are cut and ordered.
+
+        How a batch is cut into parts changes none of its rows, and so not the digest.
+        """
+        known = json.dumps([self.languages, self.digests]).encode()
+        numbers = np.array([self.batch, self.row_length, self.seed, LEAST])
         return digest_of([np.frombuffer(known, np.uint8), self.shares, numbers])
 
 

@@ -42,7 +42,7 @@ def test_all_that_is_wrong_with_shares_is_told():
 
 def test_what_is_left_goes_to_the_largest_remainders():
     assert quotas(np.array([0.5, 0.3, 0.2]), 10).tolist() == [5, 3, 2]
-    assert quotas(np.array([0.55, 0.26, 0.19]), 10).tolist() == [5, 3, 2]  # 5.5, 2.6, 1.9
+    assert quotas(np.array([0.29, 0.36, 0.35]), 10).tolist() == [3, 4, 3]  # 2.9, 3.6, 3.5
     assert quotas(np.array([0.25] * 4), 6).tolist() == [2, 2, 1, 1]
 
 
