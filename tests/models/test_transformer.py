@@ -308,3 +308,24 @@ def test_remat_computes_the_same_gradients_twice(ours, packed):
     gradients = [jax.jit(jax.grad(total), static_argnums=1)(state, r) for r in (False, True)]
     for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "bert-model"])
+def test_differentiation_keeps_the_weights_of_attention_and_not_their_scores(ours, packed, variant):
+    """One array of their size a block, and no exponential is taken again on the way back."""
+    graph, state = nnx.split(ours(variant))
+    rows = rows_of(*map(jnp.asarray, packed[:3]))
+
+    def run(state):
+        return jax.vjp(lambda state: nnx.merge(graph, state).run(rows).value, state)
+
+    def back(state):
+        value, pulled = run(state)
+        return pulled(value)
+
+    config = ours(variant).config
+    size = packed.tokens.size * packed.tokens.shape[1] * config.blocks[0].attention.heads
+    kept = jax.tree.leaves(jax.eval_shape(run, state)[1])
+    assert [leaf.size for leaf in kept].count(size) == config.layers
+    taken = [e for e in equations(jax.make_jaxpr(back)(state).jaxpr) if e.primitive.name == "exp"]
+    assert [eqn.outvars[0].aval.size for eqn in taken].count(size) == config.layers
