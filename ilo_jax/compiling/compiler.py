@@ -29,7 +29,7 @@ class Call(NamedTuple):
     """What it takes, and nobody needs any more."""
 
 
-def shape_of(variable: core.Var) -> jax.ShapeDtypeStruct:
+def shape_of(variable: core.Var | core.Literal) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a value."""
     aval: Any = variable.aval
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)

@@ -22,7 +22,6 @@ the result takes its place in memory.
 """
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +36,7 @@ from ilo_jax.compiling.compiler import Call, Compiler, shape_of
 from ilo_jax.compiling.parts import forwarded
 from ilo_jax.emitted import Memory, memory
 from ilo_jax.processes import in_order
-from ilo_jax.sharding import place_loose
+from ilo_jax.sharding import device_bytes, place_loose, replicated
 from ilo_jax.topologies import is_absent
 
 
@@ -47,7 +46,7 @@ class Program(NamedTuple):
     calls: tuple[Call, ...]
     takes: tuple[core.Var, ...]
     gives: tuple[Any, ...]
-    """Variables; literals and constants as arrays."""
+    """Variables; literals and constants as arrays, or as shapes for devices that are not there."""
     asked: tuple[Sharding | None, ...]
     """How each of them is to lie."""
     tree: Any
@@ -86,26 +85,27 @@ class Program(NamedTuple):
     @property
     def memory(self) -> Memory:
         """What it takes of a device's memory, where it takes most: a walk through its calls."""
+        known = device_bytes([give for give in self.gives if not isinstance(give, core.Var)])
         held = {variable: self._bytes(variable) for variable in self.takes}
-        arguments = most = sum(held.values())
+        arguments = sum(held.values())
+        most = arguments + known
         for call in self.calls:
             own = memory(call.compiled)
             given = {variable: self._bytes(variable) for variable in call.gives}
-            at = sum(held.values()) + sum(given.values()) - own.aliased + own.temporaries
+            at = sum(held.values()) + sum(given.values()) + known - own.aliased + own.temporaries
             most = max(most, at)
             held |= given
             for variable in call.done:
                 del held[variable]
         results = {*_variables(self.gives)}.difference(self.takes)
-        outputs = sum(map(self._bytes, results))
+        outputs = known + sum(map(self._bytes, results))
         code = sum(memory(call.compiled).code for call, _ in self.distinct)
         aliased = min(outputs, sum(map(self._bytes, {*self.takes} - self.kept)))
         return Memory(arguments, outputs, aliased, most - arguments - outputs + aliased, code)
 
     def _bytes(self, variable: core.Var) -> int:
         """Of a value on each device."""
-        like = shape_of(variable)
-        return math.prod(self.lies[variable].shard_shape(like.shape)) * like.dtype.itemsize
+        return device_bytes(shape_of(variable).update(sharding=self.lies[variable]))
 
     @property
     def distinct(self) -> list[tuple[Call, int]]:
@@ -164,8 +164,10 @@ class ByParts:
     def _placed(self, give: Any, consts: Mapping[core.Var, Any], asked: Sharding | None) -> Any:
         """A result; what is known before anything is computed, on the mesh."""
         known = give.val if isinstance(give, core.Literal) else consts.get(give)
-        if known is None or is_absent(self.mesh):
+        if known is None:
             return give
+        if is_absent(self.mesh):
+            return shape_of(give).update(sharding=asked or replicated(self.mesh))
         return jax.device_put(place_loose(np.asarray(known), self.mesh), asked)
 
 

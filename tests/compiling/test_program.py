@@ -136,3 +136,20 @@ def test_memory_of_what_hands_its_argument_on(mesh):
     x = place_loose(np.ones(4, np.float32), mesh)
     same = by_parts(lambda x: x, mesh).compiled(x).memory
     assert (same.arguments, same.outputs, same.temporaries, same.total) == (16, 0, 0, 16)
+
+
+def test_memory_has_what_is_known_before_also_for_devices_that_are_not_there(mesh, tpu):
+    table = np.arange(8.0, dtype=np.float32)
+    absent = make_mesh(data=4, devices=tpu("v5e:2x2").devices)
+
+    def function(x):
+        return x + 1, jnp.asarray(table), 2.0
+
+    for where, parts in ((mesh, 1), (absent, 4)):
+        x = jax.ShapeDtypeStruct((4,), jnp.float32, sharding=replicated(where))
+        made = by_parts(function, where, out_shardings=(None, along_data(where), None))
+        memory = made.compiled(x).memory
+        assert memory.arguments == 16
+        # A literal is a number of 32 bits.
+        assert memory.outputs == 16 + 32 // parts + 4
+        assert memory.total >= memory.arguments + memory.outputs
