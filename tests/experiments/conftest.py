@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from experiments import launch
+from experiments.finetune.config import Config
 
 
 @pytest.fixture
@@ -107,3 +108,9 @@ def paragraphs(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("paragraphs") / "text.txt"
     file.write_text("\n\n".join(found) + "\n")
     return file
+
+
+@pytest.fixture(scope="session")
+def learning(decoder, paragraphs) -> Config:
+    """A training of the decoder on the paragraphs, two parts of eight rows a step."""
+    return Config(model=str(decoder), text=str(paragraphs), rows=16, rows_at_once=8, row_length=128)

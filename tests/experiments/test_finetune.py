@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import random
 import signal
@@ -25,16 +26,12 @@ STEPS = 9
 
 
 @pytest.fixture(scope="session")
-def config(decoder, paragraphs, text) -> Config:
-    return Config(
-        model=str(decoder),
-        text=str(paragraphs),
+def config(learning, text) -> Config:
+    return dataclasses.replace(
+        learning,
         corpus=str(text),
         sentences=4,
         steps=STEPS,
-        rows=16,
-        rows_at_once=8,
-        row_length=128,
         learning_rate=1e-3,
         warmup=2,
         evaluate=4,

@@ -12,18 +12,8 @@ from ilo_jax.training.run import Start
 
 
 @pytest.fixture(scope="module")
-def config(decoder, paragraphs) -> Config:
-    return Config(
-        model=str(decoder),
-        text=str(paragraphs),
-        rows=16,
-        rows_at_once=8,
-        row_length=128,
-        freeze="paper:2",
-        frozen_states="disk",
-        steps=9,
-        warmup=2,
-    )
+def config(learning) -> Config:
+    return dataclasses.replace(learning, freeze="paper:2", frozen_states="disk", steps=9, warmup=2)
 
 
 def started(config: Config, workdir: Path) -> Start:

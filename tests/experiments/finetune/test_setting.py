@@ -19,8 +19,8 @@ from ilo_jax.training.order import Order
 
 
 @pytest.fixture(scope="module")
-def config(decoder, paragraphs) -> Config:
-    return Config(model=str(decoder), text=str(paragraphs), rows=16, rows_at_once=8, row_length=128)
+def config(learning) -> Config:
+    return learning
 
 
 def test_a_text_too_short_for_a_step_is_refused(config, tmp_path):

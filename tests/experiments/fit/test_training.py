@@ -23,17 +23,8 @@ from tests.pairs import run_two
 
 
 @pytest.fixture(scope="module")
-def config(decoder, paragraphs) -> Config:
-    return Config(
-        model=str(decoder),
-        text=str(paragraphs),
-        rows=16,
-        rows_at_once=8,
-        row_length=128,
-        freeze="paper:2",
-        frozen_states="memory",
-        model_parallel=2,
-    )
+def config(learning) -> Config:
+    return dataclasses.replace(learning, freeze="paper:2", frozen_states="memory", model_parallel=2)
 
 
 @pytest.fixture(scope="module")
