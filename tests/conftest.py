@@ -1,5 +1,6 @@
 """Strict tests: eight CPU devices, warnings are errors, shapes and types are checked."""
 
+import gc
 import os
 from collections.abc import Callable
 from functools import cache
@@ -41,6 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    # What was imported stays: whoever looks for garbage need not look there.
+    gc.freeze()
     # Without it, nobody would look at the option.
     names = {item.path.name for item in session.items}
     if session.config.getoption("family_table") and "test_families.py" not in names:

@@ -103,7 +103,13 @@ def on(model: Transformer, mesh: Mesh, *, fsdp: bool = False) -> Transformer:
     return model
 
 
-@pytest.fixture(scope="module", params=[GATED, BERT], ids=["decoder", "encoder"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(GATED, id="decoder"),
+        pytest.param(BERT, id="encoder", marks=pytest.mark.slow),
+    ],
+)
 def model(request) -> Transformer:
     return perturbed(request.param)
 
@@ -195,12 +201,12 @@ def pooled(expected, name: str) -> np.ndarray:
 @pytest.mark.parametrize(
     ("data", "model_axis", "batch_tokens", "lengths"),
     [
-        (1, 1, 256, (256,)),
+        pytest.param(1, 1, 256, (256,), marks=pytest.mark.slow),
         pytest.param(1, 1, 2048, (64, 256), marks=pytest.mark.slow),
         pytest.param(1, 1, 384, (384,), marks=pytest.mark.slow),
         pytest.param(4, 1, 128, (20, 64), marks=pytest.mark.slow),
         (8, 1, 512, (7, 20, 256)),
-        (4, 2, 256, (64,)),
+        pytest.param(4, 2, 256, (64,), marks=pytest.mark.slow),
         (2, 4, 256, (32, 256)),
     ],
 )

@@ -92,6 +92,7 @@ def test_tfds_alone_reads_what_was_prepared(tmp_path, flores_like):
     assert examples[0]["text"] == {code: TEXT[code][ids[0]].encode() for code in TEXT}
 
 
+@pytest.mark.slow
 def test_flores_200(tmp_path, flores: Path):
     folder = prepare(flores, tmp_path, name="flores200")
     corpus = read_prepared(folder, split="devtest")

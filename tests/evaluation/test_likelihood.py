@@ -78,7 +78,12 @@ def test_what_is_given_is_not_counted(theirs, ours, likelihood, tokenizer):
 
 @pytest.mark.parametrize(
     ("data", "model", "batch_tokens", "row_length"),
-    [(1, 1, 256, 256), (1, 1, 4096, 128), (2, 2, 512, 384), (3, 1, 1, 96)],
+    [
+        pytest.param(1, 1, 256, 256, marks=pytest.mark.slow),
+        pytest.param(1, 1, 4096, 128, marks=pytest.mark.slow),
+        (2, 2, 512, 384),
+        (3, 1, 1, 96),
+    ],
 )
 def test_packing_batches_and_mesh_change_nothing(
     folder, ours, likelihood, tokenizer, monkeypatch, data, model, batch_tokens, row_length

@@ -251,6 +251,7 @@ def test_too_long_sentences_and_questions_are_named(config, text, tmp_path):
         measure(config, Run(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_command_line(config, tmp_path):
     done = subprocess.run(
         [

@@ -50,7 +50,8 @@ def relative(got: np.ndarray, expected: np.ndarray) -> float:
     return np.max(np.linalg.norm(got - expected, axis=-1)[norms > 0] / norms[norms > 0])
 
 
-@pytest.mark.parametrize("model_parallel", [pytest.param(1, marks=pytest.mark.slow), 8])
+@pytest.mark.slow
+@pytest.mark.parametrize("model_parallel", [1, 8])
 def test_two_processes_store_what_one_does(flags, tmp_path, model_parallel):
     """By languages of their own; with the model over all devices, by the first of them."""
     command = ["-m", "experiments.extract", *flags, f"--config.taps={TAPS}"]

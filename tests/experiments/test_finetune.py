@@ -117,7 +117,8 @@ def test_bits_per_byte_are_those_of_the_model_that_is_saved(whole, config, text)
         assert float(row["bits_per_byte"]) == pytest.approx(nats / np.log(2) / size, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("memory", marks=pytest.mark.slow), "disk"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_kept_states_of_frozen_blocks_change_no_loss(whole, config, tmp_path, kind, capsys):
     finetune(changed(config, frozen_states=kind, evaluate=0), Run(tmp_path / "run"))
     assert "states of the 1 frozen blocks: " in capsys.readouterr().out

@@ -137,7 +137,7 @@ def test_a_second_run_uses_the_stored_states(config, tmp_path, capsys):
     [
         ("prefix", "query: "),
         pytest.param("sentences", 10, marks=pytest.mark.slow),
-        ("languages", "eng_Latn,aaa_Latn,bbb_Latn,ccc_Latn"),
+        pytest.param("languages", "eng_Latn,aaa_Latn,bbb_Latn,ccc_Latn", marks=pytest.mark.slow),
     ],
 )
 def test_other_states_are_not_mixed_up(config, tmp_path, field, value):
@@ -194,6 +194,7 @@ def test_unusable_stored_states_are_named_and_not_scored(config, tmp_path):
     assert (tmp_path / "scores.csv").read_text() == "earlier"
 
 
+@pytest.mark.slow
 def test_command_line_contract_and_sigkill(config, tmp_path):
     """Killed while it writes states, started again: the same scores as never killed."""
     flags = [

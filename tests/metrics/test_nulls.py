@@ -41,7 +41,7 @@ def bridge_by_chance(lang: int, *, k: int, t: int) -> float:
     return sum(comb(lang - 1, m) * others(m) for m in range(t, k + 1))
 
 
-@pytest.mark.parametrize("lang", [4, 8])
+@pytest.mark.parametrize("lang", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_ceiling_is_what_chance_gives(lang):
     """Languages far apart score 0, and mixed labels what the closed form says."""
     states = normal(lang, 1200 // lang, 16) + 20 * normal(lang, 1, 16, seed=1)
@@ -77,7 +77,7 @@ def test_all_bits_of_a_seed_decide():
     np.testing.assert_array_equal(found, jax.random.key_data(plain))
 
 
-@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("distance", ["cosine", pytest.param("euclidean", marks=pytest.mark.slow)])
 def test_the_scale_of_states_changes_no_null(distance):
     """Up to where their sum overflows, and down to where draws would be subnormal."""
     states = normal(6, 100, 16) + 0.5 * normal(6, 1, 16, seed=1)

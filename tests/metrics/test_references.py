@@ -94,9 +94,13 @@ def test_by_default_it_is_the_papers_setting():
     np.testing.assert_array_equal(found.ilo, plain.ilo)
 
 
-def test_under_jit_and_layer_by_layer(states, scores):
+@pytest.mark.slow
+def test_under_jit(states, scores):
+    same(jax.jit(partial(referenced, settings=SETTINGS))(states), scores)
+
+
+def test_under_jit_layer_by_layer(states):
     score = partial(referenced, settings=SETTINGS)
-    same(jax.jit(score)(states), scores)
     layers = jnp.stack([states, jnp.asarray(clouds(seed=1))])
     same(stacked(list(map(score, layers))), jax.jit(partial(jax.lax.map, score))(layers))
 

@@ -22,6 +22,7 @@ from ilo_jax.models.config import AttentionConfig, ModelConfig
 from ilo_jax.models.describe import SCALINGS
 from ilo_jax.models.hub import loading
 from ilo_jax.models.hub.folder import open_folder
+from ilo_jax.models.layers import spans
 from ilo_jax.models.rotary import Rope
 from ilo_jax.sharding import make_mesh
 from tests.models.reading import states
@@ -135,12 +136,12 @@ def packed(sentences) -> Batch:
     return _batch(sentences, ROWS)
 
 
-def _run(model, *rows):
+@functools.partial(nnx.jit, static_argnames="smallest")
+def _run(model, *rows, smallest: int):
+    """Return all that torch's model is compared with; it is compiled by how rows are cut."""
+    assert smallest == spans.SMALLEST
     found = states(model, *rows)
     return found, None if model.head is None else model.logits(found[-1])
-
-
-_jitted = nnx.jit(_run)
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +149,8 @@ def forward() -> Callable[..., tuple[np.ndarray, np.ndarray | None]]:
     """Return what our model makes of a batch: "layer batch seq dim", "batch seq vocab"."""
 
     def run(model, batch: Batch, *, jit: bool = True):
-        states, logits = (_jitted if jit else _run)(model, *map(jnp.asarray, batch[:3]))
+        with jax.disable_jit(not jit):
+            states, logits = _run(model, *map(jnp.asarray, batch[:3]), smallest=spans.SMALLEST)
         return np.stack(jax.device_get(states)), jax.device_get(logits)
 
     return run

@@ -88,7 +88,7 @@ def nbytes(model, *, without: tuple[str, ...] = ()) -> int:
 @pytest.mark.parametrize(
     ("shape", "fsdp"),
     [
-        ("8x1", True),
+        pytest.param("8x1", True, marks=pytest.mark.slow),
         ("2x4", False),
         ("1x8", True),
         pytest.param("8x1", False, marks=pytest.mark.slow),
@@ -103,14 +103,14 @@ def test_mesh_gives_the_states_of_one_device(eight_heads, padded, shape, fsdp):
 
 @pytest.mark.parametrize(
     "variant",
-    slow_but(["llama-mha", "gemma2-both", "bloom-four", "gpt2-plain", "bert-model"], ONE_OF_EACH),
+    slow_but(["gemma2-both", "bloom-four", "bert-model"], ONE_OF_EACH),
 )
 def test_every_family_over_two_by_four(tiny, padded, variant):
     mesh = make_mesh(data=2, model=4)
     assert_same_states(tiny(variant).folder, mesh, padded, fsdp=True)
 
 
-@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize("shape", slow_but(["2x4"], MESHES))
 def test_heads_that_do_not_divide_stay_whole(smol, padded, shape):
     data, model = MESHES[shape]
     assert_same_states(smol, make_mesh(data=data, model=model), padded, fsdp=False)

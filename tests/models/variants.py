@@ -288,6 +288,9 @@ def family(variant: str) -> str:
 
 ONE_OF_EACH = list({family(variant): variant for variant in reversed(VARIANTS)}.values())
 """The first variant of every family."""
+UNLIKE = """llama-mha qwen3-gqa gemma2-both cohere-mha bloom-four gpt_neox-quarter opt-pre
+    bert-model""".split()
+"""Of those, variants that are not like each other: every place and kind of norms and positions."""
 
 
 def slow_but(quick: Collection[str], variants: Iterable[str] = VARIANTS) -> list[Any]:

@@ -30,7 +30,7 @@ from ilo_jax.training.freezing import (
 )
 from ilo_jax.training.language import Batch, next_token
 from ilo_jax.training.optimizers import adamw
-from tests.models.variants import RMS, TIED, VARIANTS
+from tests.models.variants import ONE_OF_EACH, RMS, TIED, VARIANTS, slow_but
 from tests.training.conftest import ADAMW, KEY, SCHEDULE, Training, copied, farthest
 
 
@@ -68,7 +68,7 @@ def refusal(call) -> str:
 # The rules of the paper
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(ONE_OF_EACH))
 def test_every_weight_is_decided_exactly_once(variant):
     """Of none there is no rule, two rules, or a rule too many: `frozen_mask` would refuse."""
     config = read(*VARIANTS[variant])

@@ -90,8 +90,15 @@ def train_torch(model: Any, text: Text, order: Order) -> Iterator[tuple[float, f
         yield loss.item(), norm.item(), int((batch["labels"][:, 1:] != -100).sum())
 
 
-@pytest.mark.parametrize("freeze", ["none", "paper:1"])
-@pytest.mark.parametrize("model", ["tied", "own"])
+@pytest.mark.parametrize(
+    ("model", "freeze"),
+    [
+        ("own", "none"),
+        ("tied", "paper:1"),
+        pytest.param("own", "paper:1", marks=pytest.mark.slow),
+        pytest.param("tied", "none", marks=pytest.mark.slow),
+    ],
+)
 def test_training_is_torchs(start, trained, text, order, tmp_path, model, freeze):
     """Several parts of several sentences a row, against all sentences in one padded batch."""
     theirs = copy.deepcopy(start(model).torch)

@@ -44,7 +44,9 @@ SAME = 1e-6
 
 # What is frozen
 
-FROZEN = pytest.mark.parametrize("model", ["tied", "own", "encoder"])
+FROZEN = pytest.mark.parametrize(
+    "model", ["tied", pytest.param("own", marks=pytest.mark.slow), "encoder"]
+)
 
 
 @FROZEN

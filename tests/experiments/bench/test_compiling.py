@@ -20,7 +20,7 @@ LLAMA = {
 }
 
 
-@pytest.mark.parametrize("what", WORK)
+@pytest.mark.parametrize("what", ["extraction", pytest.param("training", marks=pytest.mark.slow)])
 def test_a_model_is_compiled_whole_and_by_parts(what):
     make = partial(WORK[what], read_config(LLAMA), make_mesh(data=1), Size(2, 32, "float32"))
     whole, parts = compared(what, make, ways=["whole", "parts"], rounds=1)

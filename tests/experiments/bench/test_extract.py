@@ -79,11 +79,15 @@ def test_a_comparison_leaves_a_table(tiny, text, tmp_path):
     ("given", "message"),
     [
         (["--searchers=ours,best"], "--searchers must be of ours, .*; got ['best']"),
-        (["--only=best"], "--only must be of ours, .*; got ['best']"),
+        pytest.param(
+            ["--only=best"], "--only must be of ours, .*; got ['best']", marks=pytest.mark.slow
+        ),
         (["--random=llama8b", "--model=x"], "either --model or --random must be given, got both"),
-        (["--rounds=0"], "rounds"),
-        (["more"], "unknown arguments: more"),
-        (["--model=/none"], "error: model must be a folder or a hub id"),
+        pytest.param(["--rounds=0"], "rounds", marks=pytest.mark.slow),
+        pytest.param(["more"], "unknown arguments: more", marks=pytest.mark.slow),
+        pytest.param(
+            ["--model=/none"], "error: model must be a folder or a hub id", marks=pytest.mark.slow
+        ),
         (["--languages=xxx_Xxxx"], "error: .*xxx_Xxxx"),
     ],
 )

@@ -95,13 +95,11 @@ def test_what_is_computed_again_stays_so():
 
 @pytest.mark.parametrize("config", [EXTRACT, TRAIN, ilo.Config(batch_tokens=256)], ids=type)
 def test_what_fits_by_counting_is_given_with_its_bytes(model, config):
-    sizes = [
-        counted(one, model, 4, ASKED) for one in candidates(config, 4, ASKED, ways=divisors(4))
-    ]
+    tried = [*candidates(config, 4, ASKED, ways=divisors(4))]
+    sizes = [counted(one, model, 4, ASKED) for one in tried]
     usable = sorted(sizes)[len(sizes) // 2]
     found = list(fitting(config, model, four(usable), ASKED))
-    assert [size for _, size in found] == [size for size in sizes if size <= usable]
-    assert all(counted(one, model, 4, ASKED) == size for one, size in found)
+    assert found == [pair for pair in zip(tried, sizes, strict=True) if pair[1] <= usable]
 
 
 def test_nothing_fits_nothing(model):

@@ -206,6 +206,7 @@ def test_malformed_mesh_is_refused(mesh):
         check_model.parse_mesh(mesh)
 
 
+@pytest.mark.slow
 def test_exit_status_tells_a_script(llama, tmp_path):
     folder = Path(shutil.copytree(llama, tmp_path / "odd"))
     raw = json.loads((folder / "config.json").read_text())

@@ -303,6 +303,7 @@ def script(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_script_says_what_it_wrote(tmp_path: Path):
     file, output = write(tmp_path / "tiny.gguf"), tmp_path / "out"
     process = script(f"--gguf={file}", f"--output={output}")

@@ -14,6 +14,10 @@ STATES = np.random.default_rng(0).standard_normal((8, 16, 8)).astype(np.float32)
 SPLITS = [(), ("data",), (None, "data"), (None, None, "data")]
 
 
+def slow_but(quick):
+    return [s if s == quick else pytest.param(s, marks=pytest.mark.slow) for s in SPLITS]
+
+
 @pytest.fixture
 def explicit():
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
@@ -56,7 +60,7 @@ def test_arrays_on_no_mesh_are_left_alone():
     inside(points)
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", slow_but((None, "data")))
 def test_explicit_states_and_mesh_score_the_same(explicit, split):
     given = jax.device_put(STATES, NamedSharding(explicit, PartitionSpec(*split)))
     expected = ilo(jnp.asarray(STATES))
@@ -81,12 +85,12 @@ def test_traced_on_explicit_axes_is_refused(explicit):
         jax.jit(lambda states: ilo(states, mesh=explicit))(given)
 
 
-def test_traced_on_automatic_axes(explicit):
+@pytest.mark.parametrize("split", slow_but(("data",)))
+def test_traced_on_automatic_axes(explicit, split):
     mesh = automatic_mesh(explicit)
-    for split in SPLITS:
-        given = jax.device_put(STATES, NamedSharding(mesh, PartitionSpec(*split)))
-        found = jax.jit(lambda states: ilo(states, mesh=mesh))(given)
-        same(found, ilo(jnp.asarray(STATES)))
+    given = jax.device_put(STATES, NamedSharding(mesh, PartitionSpec(*split)))
+    found = jax.jit(lambda states: ilo(states, mesh=mesh))(given)
+    same(found, ilo(jnp.asarray(STATES)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, bool])

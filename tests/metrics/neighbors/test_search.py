@@ -125,6 +125,7 @@ FEW_UNCERTAIN = ["gaussian", "common direction", "anisotropic", "widely varying 
 
 def check(points: np.ndarray, found: Neighbors, distance: str, *, k: int = K) -> None:
     """Certain points have exactly the true neighbours; ties are never certain."""
+    found = jax.device_get(found)
     true = distances(points, distance)
     order = np.argsort(true, axis=1)
     for i, (index, uncertain) in enumerate(zip(found.index, found.uncertain, strict=True)):
@@ -218,7 +219,17 @@ def test_other_counts_of_neighbours_in_variants(variant, k):
     assert found.uncertain.mean() <= 0.2
 
 
-@variants
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "by pairs",
+        "8 devices, fast",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("fast", "fast by pairs", "8 devices")
+        ),
+    ],
+)
 def test_three_points(variant):
     """Fewer than devices, and a single candidate more than neighbours."""
     found = search(normal(3, 2), variant, k=1)
@@ -320,13 +331,13 @@ def test_blocks_change_nothing(block, name):
     "settings",
     [
         {"tile": 1},
-        {"block": 7, "tile": 2},
+        pytest.param({"block": 7, "tile": 2}, marks=pytest.mark.slow),
         pytest.param({"block": 64, "tile": 500}, marks=pytest.mark.slow),
         {"symmetric": True, "block": 1, "tile": 1},
         pytest.param({"symmetric": True, "block": 133, "tile": 50}, marks=pytest.mark.slow),
         pytest.param({"precision": "fast", "block": 64, "tile": 7}, marks=pytest.mark.slow),
         {"precision": "fast", "symmetric": True, "block": 500, "tile": 100},
-        {"mesh": make_mesh(data=1), "precision": "fast"},
+        pytest.param({"mesh": make_mesh(data=1), "precision": "fast"}, marks=pytest.mark.slow),
         pytest.param({"mesh": make_mesh(data=2), "tile": 3}, marks=pytest.mark.slow),
         {"mesh": make_mesh(data=4, model=2), "precision": "fast", "block": 1, "tile": 50},
     ],
@@ -365,7 +376,13 @@ PLACEMENTS = {
 }
 
 
-@pytest.mark.parametrize(("placement", "variant"), PLACEMENTS.values(), ids=PLACEMENTS)
+@pytest.mark.parametrize(
+    ("placement", "variant"),
+    [
+        pytest.param(*pair, id=name, marks=() if name == "by point" else pytest.mark.slow)
+        for name, pair in PLACEMENTS.items()
+    ],
+)
 def test_points_may_lie_on_the_mesh_in_any_way(placement, variant):
     """As many as the devices divide, for no others can be split by point."""
     points = np.append(CASES["clusters in the last third"], normal(3, DIM, seed=9), axis=0)
@@ -506,7 +523,7 @@ def test_too_few_usable_points_have_no_neighbours(left):
     assert found.unusable.sum() == 9 - left
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_narrow_floats_are_computed_in_float32(dtype):
     points = jnp.asarray(CASES["gaussian"]).astype(dtype)
     found, wide = nearest(points, k=K), nearest(points.astype(jnp.float32), k=K)
@@ -514,7 +531,11 @@ def test_narrow_floats_are_computed_in_float32(dtype):
 
 
 @pytest.mark.parametrize(
-    "transform", [jax.vmap, partial(partial, jax.lax.map)], ids=["vmap", "map"]
+    "transform",
+    [
+        pytest.param(jax.vmap, id="vmap"),
+        pytest.param(partial(partial, jax.lax.map), id="map", marks=pytest.mark.slow),
+    ],
 )
 def test_under_the_transforms_of_jax(transform):
     states = jnp.asarray(normal(2, 60, DIM))
@@ -540,7 +561,7 @@ def test_by_pairs_under_map():
         same(Neighbors(*(field[layer] for field in found)), nearest(one, k=K, block=16))
 
 
-@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("precision", [pytest.param("exact", marks=pytest.mark.slow), "fast"])
 def test_each_device_searches_its_own_points_in_a_map_of_the_caller(precision):
     states = jnp.asarray(normal(8 * 60, DIM))
     search = jax.shard_map(

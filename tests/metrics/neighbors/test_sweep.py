@@ -61,7 +61,7 @@ def test_in_turn(cut):
     check(jax.jit(partial(in_turn, cut=cut))(some_keys()), some_keys())
 
 
-@pytest.mark.parametrize("pairs", [3, 5, 7])
+@pytest.mark.parametrize("pairs", [pytest.param(3, marks=pytest.mark.slow), 5, 7])
 def test_by_pairs(pairs):
     """Points that do not divide are padded by such as must not be found."""
     cut = CUT._replace(pairs=pairs)
@@ -116,7 +116,14 @@ def test_earlier_candidates_stay_if_they_are_better():
     np.testing.assert_array_equal(found.index[:, 1:], whole.index[:, :-1])
 
 
-@pytest.mark.parametrize(("rows", "pairs"), [(1, 3), (4, 3), (3, 5), (2, 7), (2, 11)])
+@pytest.mark.parametrize(
+    ("rows", "pairs"),
+    [
+        (1, 3),
+        (3, 5),
+        *(pytest.param(*others, marks=pytest.mark.slow) for others in ((4, 3), (2, 7), (2, 11))),
+    ],
+)
 def test_any_two_points_meet_once(monkeypatch, rows, pairs):
     """Points are numbers, so that each table of scores says who meets."""
     points = rows * pairs
@@ -142,7 +149,12 @@ def test_any_two_points_meet_once(monkeypatch, rows, pairs):
 
 
 @pytest.mark.parametrize(
-    ("scale", "precision", "rounds"), [(1, "exact", 1), (1, "fast", 1), (0.01, "fast", 2)]
+    ("scale", "precision", "rounds"),
+    [
+        pytest.param(1, "exact", 1, marks=pytest.mark.slow),
+        pytest.param(1, "fast", 1, marks=pytest.mark.slow),
+        (0.01, "fast", 2),
+    ],
 )
 def test_keys_leave_each_device_as_often_as_there_are_others(monkeypatch, scale, precision, rounds):
     """Once more if any point anywhere is searched for again."""
@@ -179,7 +191,13 @@ def test_nothing_travels_but_the_keys_of_a_device_and_numbers():
     assert moved == sorted([*keys, *sums, *distances])
 
 
-@pytest.mark.parametrize("mesh", [None, MESH], ids=["one device", "8 devices"])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param(None, id="one device", marks=pytest.mark.slow),
+        pytest.param(MESH, id="8 devices"),
+    ],
+)
 def test_keys_in_chunks_are_the_same_keys(monkeypatch, mesh):
     points = jnp.asarray(normal(131, 9))
     whole = nearest(points, k=5, mesh=mesh)

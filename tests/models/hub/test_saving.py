@@ -22,7 +22,7 @@ from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import make_mesh
 from tests.models.hub.families.rows import RAW
 from tests.models.hub.same import ONE, assert_same_weights
-from tests.models.variants import ONE_OF_EACH, TOLERANCE, slow_but
+from tests.models.variants import TOLERANCE, UNLIKE, slow_but
 
 
 def like(folder: str | Path) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def like(folder: str | Path) -> dict[str, Any]:
     return {"raw": opened.raw, "beside": opened.path}
 
 
-@pytest.mark.parametrize("variant", slow_but(ONE_OF_EACH))
+@pytest.mark.parametrize("variant", slow_but(UNLIKE))
 def test_saved_model_is_the_same_in_torch_and_in_ours(tiny, ours, tmp_path, variant):
     theirs = tiny(variant).torch
     saving.save(

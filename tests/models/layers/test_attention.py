@@ -10,7 +10,8 @@ from jaxtyping import Array
 
 from ilo_jax.models.config import AttentionConfig, Norm
 from ilo_jax.models.layers import spans
-from ilo_jax.models.layers.attention import Attention, _attend, alibi_slopes, attend
+from ilo_jax.models.layers.attention import Attention, _attend, alibi_slopes
+from ilo_jax.models.layers.attention import attend as attend_by_operation
 from ilo_jax.models.layers.layout import Places, layout
 from tests.models.layers.places import (
     BATCH,
@@ -25,6 +26,8 @@ from tests.models.layers.places import (
 )
 
 TOLERANCE = 1e-6
+# Whole: every operation of every span would be compiled for itself.
+attend = jax.jit(attend_by_operation, static_argnames="config")
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +125,7 @@ def test_gradients_are_the_same_in_spans_and_whole(monkeypatch, window):
         def loss(query: Array, key: Array, value: Array) -> Array:
             return (attend(query, key, value, where, config=config) * wanted).sum()
 
-        return jax.grad(loss, argnums=(0, 1, 2))(query, key, value)
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(query, key, value)
 
     in_spans = gradients()
     monkeypatch.setattr(spans, "SMALLEST", SEQ)
@@ -252,7 +255,7 @@ def test_layer_against_the_definition(change, causal):
     config = dataclasses.replace(CONFIG, **change)
     layer, hidden = drawn(config, dim=10), normal(BATCH, SEQ, 10, seed=99)
     expected = by_definition(layer, hidden, causal=causal)
-    got = layer(jnp.asarray(hidden), at(config, causal=causal))
+    got = nnx.jit(Attention.__call__)(layer, jnp.asarray(hidden), at(config, causal=causal))
     assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
