@@ -93,7 +93,7 @@ def tokenized_documents(
         OSError: If another run is writing there, or it cannot be written.
         RuntimeError: If another process failed.
         ValueError: If the tokenizer has nothing to end documents with, or is not a fast one, or
-            text was damaged since it was looked at.
+            text was changed since it was looked at.
     """
     if not tokenizer.is_fast:
         raise ValueError(
@@ -125,7 +125,7 @@ def _write_all(
     with tqdm(total=sum(sizes), desc="tokens", unit=" documents", disable=quiet()) as shown:
         for name in absent:
             shown.set_postfix_str(name)
-            _write(documents.learnt(name), tokenizer, folders[name], keys[name], shown)
+            _write(documents, name, tokenizer, folders[name], keys[name], shown)
 
 
 def _key(documents: Documents, language: str, tokenizer: "PreTrainedTokenizerBase") -> Key:
@@ -142,7 +142,8 @@ def _key(documents: Documents, language: str, tokenizer: "PreTrainedTokenizerBas
 
 
 def _write(
-    texts: Iterator[str],
+    documents: Documents,
+    language: str,
     tokenizer: "PreTrainedTokenizerBase",
     folder: Path,
     key: Key,
@@ -153,14 +154,24 @@ def _write(
     done = _lengths(folder)
     behind = sum(map(len, done))
     shown.update(behind)
-    kept = itertools.islice(texts, behind, None)
     number = len(done)
-    for number, shard in enumerate(_shards(kept, tokenizer), len(done) + 1):
+    texts = itertools.islice(documents.learnt(language), behind, None)
+    for number, shard in enumerate(_shards(texts, tokenizer), len(done) + 1):
         _write_shard(folder, number - 1, shard, small=len(tokenizer) <= 2**16)
         shown.update(len(shard))
     files = _opened_shards(folder, number)
+    _refuse_changed(documents, language, sum(len(lengths) for _, lengths in files))
     digest = digest_of([array for pair in files for array in pair])
     write_text(folder / WHOLE, json.dumps({"key": key, "shards": number, "digest": digest}))
+
+
+def _refuse_changed(documents: Documents, language: str, count: int) -> None:
+    """Refuse tokens of a text that is not the one that was looked at any more."""
+    if count != (known := documents.census[language].learnt):
+        raise ValueError(
+            f"{documents.source}: the text of {language} must stay as it is while it is read, got "
+            f"{count} documents to learn from that were {known}; start again"
+        )
 
 
 def _shards(

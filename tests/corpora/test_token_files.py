@@ -164,6 +164,17 @@ def test_tokenizers_that_cannot_end_a_document_or_are_slow_are_refused(documents
     )
 
 
+def test_text_that_changes_meanwhile_is_refused(tokenizer, tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("one\ntwo")
+    documents = read_documents(tmp_path, held_out=0.0, unit="line")
+    file.write_text("one\ntwo\nthree")
+    assert refusal(lambda: tokenized_documents(documents, tokenizer, tmp_path / "tokens")) == (
+        f"{tmp_path}: the text of a must stay as it is while it is read, got 3 documents to learn "
+        "from that were 2; start again"
+    )
+
+
 def test_the_record_holds_what_determines_the_tokens(documents, tokenizer, tmp_path):
     tokenized_documents(documents, tokenizer, tmp_path)
     records = [json.loads(file.read_text()) for file in tmp_path.glob("*/whole.json")]

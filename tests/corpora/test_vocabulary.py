@@ -73,7 +73,7 @@ def test_a_saved_one_is_loaded_by_transformers_and_by_us_whatever_the_model(
 
 def test_a_masked_model_has_its_tokens_around_one_text_or_two(documents):
     words = train_vocabulary(documents, kind="bpe", size=300, alpha=0.5, masked=True)
-    assert words.convert_ids_to_tokens(range(5)) == ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
+    assert words.convert_ids_to_tokens([*range(5)]) == ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
     assert (words.cls_token, words.sep_token, words.mask_token) == ("<s>", "</s>", "<mask>")
     assert words.decode(words("one", "two")["input_ids"]) == "<s>one</s>two</s>"
 
