@@ -27,6 +27,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jax.sharding import Mesh, Sharding
@@ -77,7 +78,8 @@ class Program(NamedTuple):
     def _result(self, give: Any, asked: Sharding | None, values: Mapping[core.Var, Any]) -> Any:
         """What was computed, or an argument or constant where it is to lie."""
         if not isinstance(give, core.Var):
-            return give
+            # The caller may consume it.
+            return jnp.copy(give)
         value = values[give]
         computed = give not in self.takes
         return value if computed or asked is None else jax.device_put(value, asked)

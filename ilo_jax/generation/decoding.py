@@ -41,6 +41,7 @@ from ilo_jax.models import parameters
 from ilo_jax.models.cache import SITES, Cache, caching, keeping, kept
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.layers.layout import Places
+from ilo_jax.models.layers.rope import turned_anew
 from ilo_jax.models.parameters import Weights
 from ilo_jax.models.sites import At, Shown, in_turn, reading, widths
 from ilo_jax.models.transformer import Transformer
@@ -159,19 +160,39 @@ class Decoder:
         now = state.progress
         places = Places((now.past.lengths - 1)[:, None], now.waiting[:, None].astype(jnp.int32))
         stages = jnp.broadcast_to(jnp.where(now.number == 0, LAST, SAID), places.positions.shape)
+        held = self._turned(model, state, request, places)
         visit = in_turn(
-            holding(request.edits, stages),
-            reading(self.config, *self.sites),
-            caching(state.cache),
+            holding(request.edits, stages), reading(self.config, *self.sites), caching(held)
         )
-        seen = state.cache.seen(places)
+        seen = held.seen(places)
         ran = model.run(_rows(now.past.last[:, None], places), visit=visit, seen=seen)
         scored = model.score(ran.value, visit=visit)
         return State(
             _said(now, scored.value[:, 0].astype(jnp.float32), request),
-            state.cache.grown(ran.shown, places),
+            held.grown(ran.shown, places),
             _kept(state.shown, ran.shown | scored.shown, now.number),
         )
+
+    def _turned(self, model: Transformer, state: State, request: Request, places: Places) -> Cache:
+        """What was read: read again where a longer text is rotated otherwise from its start on."""
+        ropes = dict.fromkeys(block.attention.rope for block in self.config.blocks)
+        turned = [turned_anew(rope, state.progress.past.lengths) for rope in ropes if rope]
+        anew = [rows & state.progress.waiting for rows in turned if rows is not None]
+        if not anew:
+            return state.cache
+        again = partial(self._again, model, state, request, places)
+        return lax.cond(jnp.any(jnp.stack(anew)), again, lambda: state.cache)
+
+    def _again(self, model: Transformer, state: State, request: Request, places: Places) -> Cache:
+        """What was read, as it is when the tokens at some places are read, too."""
+        now, held = state.progress, state.cache
+        seen, slots = held.seen(places), held.places.positions.shape[1]
+        first, slot = held.filled - now.number, jnp.arange(slots)[None]
+        stages = jnp.where(slot < first, INSIDE, jnp.where(slot == first, LAST, SAID))
+        edits = holding(request.edits, jnp.broadcast_to(stages, seen.positions.shape))
+        tokens = jnp.take_along_axis(now.past.tokens, seen.positions, axis=1)
+        ran = model.run(_rows(tokens, seen), visit=in_turn(edits, keeping(self.config)), seen=seen)
+        return kept(ran.shown, held.places, slots=slots)._replace(filled=held.filled)
 
 
 def _said(now: Progress, scores: Float32[Array, "row vocab"], request: Request) -> Progress:

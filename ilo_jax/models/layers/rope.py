@@ -48,19 +48,21 @@ def rotation(
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
-def turned_anew(rope: Rope | None, lengths: Int[Array, "*batch"]) -> Bool[Array, "*batch"]:
+def turned_anew(rope: Rope, lengths: Int[Array, "*batch"]) -> Bool[Array, "*batch"] | None:
     """Whether the tokens of a segment are rotated otherwise than when it was a token shorter.
+
+    None: they never are, for the length of a segment does not matter.
 
     Args:
         rope: Theta and scaling.
         lengths: Of segments, in tokens.
     """
-    scaling = None if rope is None else rope.scaling
+    scaling = rope.scaling
     if isinstance(scaling, DynamicScaling):
         return lengths > scaling.original_positions
     if isinstance(scaling, LongScaling):
         return lengths == scaling.original_positions + 1
-    return jnp.zeros(lengths.shape, bool)
+    return None
 
 
 def attention_factor(rope: Rope) -> float:
