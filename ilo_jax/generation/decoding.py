@@ -69,6 +69,7 @@ class Decoder:
         _refuse_speechless(config)
         _refuse_unreadable(sites, config)
         self.config, self.mesh, self.dtype, self.sites = config, mesh, dtype, tuple(sites)
+        self.reading = reading(config, *sites)
         self.assemble = parameters.assembler(config, mesh, dtype=dtype)
         self.starting = cache(self._starting)
         self.going = jax.jit(
@@ -161,9 +162,7 @@ class Decoder:
         places = Places((now.past.lengths - 1)[:, None], now.waiting[:, None].astype(jnp.int32))
         stages = jnp.broadcast_to(jnp.where(now.number == 0, LAST, SAID), places.positions.shape)
         held = self._turned(model, state, request, places)
-        visit = in_turn(
-            holding(request.edits, stages), reading(self.config, *self.sites), caching(held)
-        )
+        visit = in_turn(holding(request.edits, stages), self.reading, caching(held))
         seen = held.seen(places)
         ran = model.run(_rows(now.past.last[:, None], places), visit=visit, seen=seen)
         scored = model.score(ran.value, visit=visit)

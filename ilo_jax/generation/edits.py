@@ -39,7 +39,7 @@ class Edit:
     """One of `KINDS`: to set values, add to them, multiply them, or make them 0."""
     units: Sequence[int] | None = None
     """Numbers along the first axis of the site: neurons, dimensions, or whole heads; None: all."""
-    values: ArrayLike = 0.0
+    values: ArrayLike | Sequence[Any] = 0.0
     """What is set or added, or by what is multiplied: a number, or as many as there are units (by
     the width of a head)."""
     positions: str = "all"
@@ -162,7 +162,7 @@ def _hold(site: str, staged: Staged, value: Array) -> tuple[Array, None]:
 
 
 def _by_stage(
-    values: Float[Array, "stage row *width"], stages: Int[Array, "row seq"]
+    values: Float[Any, "stage row *width"], stages: Int[Array, "row seq"]
 ) -> Float[Array, "row seq *width"]:
     which = stages.reshape(*stages.shape, *[1] * (values.ndim - 2))
     inside, last, said = (one[:, None] for one in values)

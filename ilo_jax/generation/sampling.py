@@ -1,5 +1,6 @@
 """Which token is said next: what a request makes of a model's scores, and one draw from them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,16 +40,20 @@ class Sampling(NamedTuple):
     """Tokens said at most, from 0."""
 
 
+Setting = ArrayLike | Sequence[int | float]
+"""One for all rows, or one a row."""
+
+
 def sampling(
     rows: int,
     *,
-    temperature: ArrayLike = 0.0,
-    top_k: ArrayLike = 0,
-    top_p: ArrayLike = 1.0,
-    repetition_penalty: ArrayLike = 1.0,
-    no_repeat_ngram: ArrayLike = 0,
-    minimum: ArrayLike = 0,
-    maximum: ArrayLike = 128,
+    temperature: Setting = 0.0,
+    top_k: Setting = 0,
+    top_p: Setting = 1.0,
+    repetition_penalty: Setting = 1.0,
+    no_repeat_ngram: Setting = 0,
+    minimum: Setting = 0,
+    maximum: Setting = 128,
 ) -> Sampling:
     """The sampling of so many rows: each setting one for all of them, or one a row.
 
@@ -178,10 +183,8 @@ def nucleus(
         top_p: As in `Sampling`.
     """
     ones = jnp.ones(scores.shape, jnp.float32)
-    some = (top_k > 0) & (top_k < scores.shape[1])
-    scores = lax.cond(
-        some.any(), lambda s: _above(s, ones, jnp.where(some, top_k, 0)), lambda s: s, scores
-    )
+    wanted = jnp.where(top_k < scores.shape[1], top_k, 0).astype(jnp.float32)
+    scores = lax.cond((wanted > 0).any(), lambda s: _above(s, ones, wanted), lambda s: s, scores)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
     wanted = jnp.where(top_p < 1, top_p * weights.sum(-1), 0)
     return lax.cond((top_p < 1).any(), lambda s: _above(s, weights, wanted), lambda s: s, scores)

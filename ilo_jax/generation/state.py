@@ -1,5 +1,7 @@
 """How far the rows of a batch have come in what they say, and what they have said, on the host."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -107,8 +109,7 @@ def said(state: State, mesh: Mesh, *, rows: int) -> Said:
         mesh: On which it lies.
         rows: How many are wanted.
     """
-    everywhere = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
-    progress, shown = jax.device_get(everywhere((state.progress, state.shown)))
+    progress, shown = jax.device_get(_everywhere(mesh)((state.progress, state.shown)))
     tokens, read = progress.past.tokens[:rows], progress.read[:rows]
     lengths = progress.past.lengths[:rows] - read
     token = np.arange(len(progress.log_likelihoods))[None]
@@ -122,6 +123,12 @@ def said(state: State, mesh: Mesh, *, rows: int) -> Said:
         ended=progress.ended[:rows],
         shown={at: _where(seen, np.moveaxis(held, 1, 0)[:rows]) for at, held in shown.items()},
     )
+
+
+@cache
+def _everywhere(mesh: Mesh) -> Callable[[Any], Any]:
+    """The function that puts arrays whole on every device, compiled once for each kind."""
+    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
 
 
 def _where(real: np.ndarray, values: np.ndarray) -> np.ndarray:
