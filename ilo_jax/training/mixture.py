@@ -1,9 +1,8 @@
 """Rows of documents in several languages, in shares that hold exactly, and their order.
 
-The documents of a language, shuffled once, are one stream of tokens that is cut into rows. Steps
-come in blocks, and in every block each language has as many rows as its share of them, in an order
-drawn for the block. The rows of a language come one after the other in an order drawn for each of
-its epochs. So what comes at a step depends on nothing but its number.
+Steps come in blocks, and in every block each language has as many rows as its share of them, in an
+order drawn for the block. The rows of a language come one after the other in an order drawn for
+each of its epochs. So what comes at a step depends on nothing but its number.
 """
 
 import functools
@@ -13,101 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, Int64, Integer
+from jaxtyping import Float, Int64
 
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.corpora.shares import quotas
-from ilo_jax.corpora.token_files import Ends, TokenFiles
+from ilo_jax.corpora.token_files import TokenFiles
 from ilo_jax.processes import share
 from ilo_jax.recipes import digest_of
 from ilo_jax.refusals import refuse
 from ilo_jax.training.order import own_slots, place_parts
+from ilo_jax.training.streams import Stream, stream
 
 LEAST = 100
 """Rows that a block has of every language, at least: shares are met within a hundredth."""
-
-
-class Cut(NamedTuple):
-    """The documents of one language as one stream, cut into rows.
-
-    A row begins with the last token of the one before, so that each token is learnt once. Nothing
-    is padded but the end of the last row.
-    """
-
-    shards: tuple[Integer[np.ndarray, " token"], ...]
-    """Tokens of documents as they lie on disk."""
-    shard: Int64[np.ndarray, " document"]
-    """Where each document lies, in the order of the stream."""
-    start: Int64[np.ndarray, " document"]
-    """Of its tokens in the shard."""
-    lengths: Int64[np.ndarray, " document"]
-    """Tokens of each."""
-    ends: Int64[np.ndarray, " document"]
-    """Tokens of the stream up to the end of each."""
-    around: Ends
-    row_length: int
-
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return max(1, -(-(int(self.ends[-1]) - 1) // (self.row_length - 1)))
-
-    def rows(self, numbers: Int64[np.ndarray, " row"]) -> Rows:
-        """Some rows of the stream."""
-        column = np.arange(self.row_length)
-        places = numbers[:, None] * (self.row_length - 1) + column
-        real = places < self.ends[-1]
-        document = np.searchsorted(self.ends, np.minimum(places, self.ends[-1] - 1), side="right")
-        inside = places - self.ends[document] + self.lengths[document]
-        first = document == document[:, :1]
-        positions = np.where(first, column, inside)
-        opening = inside < len(self.around.before)
-        special = opening | (inside >= self.lengths[document] - len(self.around.after))
-        # What a row has from the one before was learnt there.
-        target = ~opening & ((positions > 0) | (inside == 0))
-        tokens = self._tokens(document, np.where(real, inside, 0))
-        segments = document - document[:, :1] + 1
-        return Rows(
-            (tokens * real).astype(np.int32),
-            (positions * real).astype(np.int32),
-            (segments * real).astype(np.int32),
-            special & real,
-            target & real,
-        )
-
-    def _tokens(
-        self, document: Int64[np.ndarray, "row seq"], inside: Int64[np.ndarray, "row seq"]
-    ) -> Int[np.ndarray, "row seq"]:
-        """The tokens at places in documents."""
-        shard, place = self.shard[document], self.start[document] + inside
-        tokens = np.zeros_like(place)
-        for number in np.unique(shard):
-            here = shard == number
-            tokens[here] = self.shards[number][place[here]]
-        return tokens
-
-
-def cut(files: TokenFiles, *, row_length: int, seed: int) -> Cut:
-    """The documents of one language, shuffled, in rows.
-
-    Args:
-        files: Tokens of the documents.
-        row_length: In tokens.
-        seed: Of the order of the documents.
-    """
-    lengths = np.concatenate(files.lengths).astype(np.int64)
-    counts = [len(each) for each in files.lengths]
-    starts = [np.cumsum(each, dtype=np.int64) - each for each in files.lengths]
-    order = np.random.default_rng(seed).permutation(len(lengths))
-    return Cut(
-        files.shards,
-        np.repeat(np.arange(len(counts)), counts)[order],
-        np.concatenate(starts)[order],
-        lengths[order],
-        np.cumsum(lengths[order]),
-        files.ends,
-        row_length,
-    )
 
 
 class Slots(NamedTuple):
@@ -123,7 +40,7 @@ class Mixture(NamedTuple):
     """Rows of several languages, and which of them each step learns from."""
 
     languages: tuple[str, ...]
-    texts: tuple[Cut, ...]
+    texts: tuple[Stream, ...]
     """Of each language."""
     digests: tuple[str, ...]
     """Of the tokens of each language."""
@@ -168,7 +85,10 @@ class Mixture(NamedTuple):
         return int(_shuffled(self.seed, language, epoch, count)[within])
 
     def epochs(self, steps: int) -> Float[np.ndarray, " lang"]:
-        """How often the text of each language has come after whole blocks of so many steps."""
+        """How many times the text of each language is gone through in so many steps.
+
+        It is exact after whole blocks.
+        """
         rows = self.quotas * (steps / self.block)
         return rows / [text.count for text in self.texts]
 
@@ -245,7 +165,7 @@ def mixed(
     refuse("every language must have both tokens and a share, got one only for", other, inline=True)
     return Mixture(
         tuple(files),
-        tuple(cut(each, row_length=row_length, seed=seed) for each in files.values()),
+        tuple(stream(each, row_length=row_length, seed=seed) for each in files.values()),
         tuple(each.digest for each in files.values()),
         np.array([shares[language] for language in files]),
         parts,

@@ -6,44 +6,21 @@ import re
 import numpy as np
 import pytest
 
-from ilo_jax.corpora.packing import Rows
 from ilo_jax.corpora.shares import sampled
-from ilo_jax.corpora.token_files import Ends, TokenFiles
+from ilo_jax.corpora.token_files import TokenFiles
 from ilo_jax.processes import Share
 from ilo_jax.sharding import make_mesh
 from ilo_jax.training import mixture as module
-from ilo_jax.training.mixture import Mixture, cut, mixed, token_counts
+from ilo_jax.training.mixture import Mixture, mixed, token_counts
+from tests.training.languages import COUNTS, LENGTH, documents_of, files_of
 
-BOS, EOS = 1, 2
-LENGTH = 16
-COUNTS = {"large": 900, "middle": 90, "small": 9}
 SHARES = {"large": 0.5, "middle": 0.3, "small": 0.2}
 
 
-def files_of(name: str, documents: list[list[int]], *, shard: int = 40) -> TokenFiles:
-    """Documents between their ends, so many to a shard."""
-    ids = [[BOS, *own, EOS] for own in documents]
-    parts = [ids[start : start + shard] for start in range(0, len(ids), shard)]
-    shards = tuple(np.array([*itertools.chain.from_iterable(part)], np.uint16) for part in parts)
-    lengths = tuple(np.array([len(one) for one in part], np.int32) for part in parts)
-    return TokenFiles(shards, lengths, Ends([BOS], [EOS]), name)
-
-
-def documents_of(language: int, count: int) -> list[list[int]]:
-    """Documents of other tokens in each language, from one token to several rows."""
-    rng = np.random.default_rng(language)
-    first = 1000 * (language + 1)
-    return [rng.integers(first, first + 900, n).tolist() for n in rng.integers(1, 50, count)]
-
-
 @pytest.fixture(scope="module")
-def texts() -> dict[str, list[list[int]]]:
-    return {name: documents_of(i, count) for i, (name, count) in enumerate(COUNTS.items())}
-
-
-@pytest.fixture(scope="module")
-def files(texts) -> dict[str, TokenFiles]:
-    return {name: files_of(name, documents) for name, documents in texts.items()}
+def files() -> dict[str, TokenFiles]:
+    numbered = enumerate(COUNTS.items())
+    return {name: files_of(name, documents_of(i, count)) for i, (name, count) in numbered}
 
 
 def of(files, *, parts=2, part_rows=8, seed=0, shares=SHARES) -> Mixture:
@@ -53,74 +30,6 @@ def of(files, *, parts=2, part_rows=8, seed=0, shares=SHARES) -> Mixture:
 @pytest.fixture(scope="module")
 def mixture(files) -> Mixture:
     return of(files)
-
-
-# Rows
-
-
-def all_rows(mixture: Mixture, language: int) -> Rows:
-    numbers = np.arange(mixture.texts[language].count)
-    return mixture.filled(np.full_like(numbers, language), numbers)
-
-
-def test_rows_hold_what_they_promise(mixture):
-    """As `Rows` has it: segments from the left without a gap, positions from 0 in each."""
-    for language in range(3):
-        rows = all_rows(mixture, language)
-        for i in range(len(rows.tokens)):
-            used = int((rows.segments[i] > 0).sum())
-            segments = rows.segments[i, :used]
-            assert segments[0] == 1
-            assert set(np.diff(segments).tolist()) <= {0, 1}
-            for number in range(1, segments[-1] + 1):
-                own = rows.positions[i, :used][segments == number]
-                assert own.tolist() == list(range(len(own)))
-            assert not any(array[i, used:].any() for array in rows)
-
-
-def test_rows_of_a_language_are_its_documents_and_only_the_last_is_padded(mixture, texts):
-    """Read back from the rows: every document once and whole, in another order."""
-    for language, documents in enumerate(texts.values()):
-        rows = all_rows(mixture, language)
-        padded = (rows.segments == 0).any(axis=1)
-        assert not padded[:-1].any()
-        stream = [*rows.tokens[0][rows.segments[0] > 0].tolist()]
-        for tokens, segments in zip(rows.tokens[1:], rows.segments[1:], strict=True):
-            assert tokens[0] == stream[-1]
-            stream += tokens[segments > 0].tolist()[1:]
-        ends = np.flatnonzero(np.array(stream) == EOS) + 1
-        assert ends[-1] == len(stream)
-        found = [part.tolist() for part in np.split(np.array(stream), ends[:-1])]
-        assert sorted(found) == sorted([BOS, *own, EOS] for own in documents)
-        assert found != [[BOS, *own, EOS] for own in documents]
-
-
-def test_every_token_is_learnt_once_but_for_openings(mixture, texts):
-    for language, documents in enumerate(texts.values()):
-        rows = all_rows(mixture, language)
-        learnt = rows.tokens[rows.target].tolist()
-        assert sorted(learnt) == sorted(t for own in documents for t in [*own, EOS])
-        assert (rows.positions[rows.target] > 0).all()
-        assert rows.special.tolist() == np.isin(rows.tokens, (BOS, EOS)).tolist()
-
-
-def test_segments_are_documents(mixture):
-    rows = all_rows(mixture, 0)
-    for tokens, segments in zip(rows.tokens, rows.segments, strict=True):
-        same = segments[1:] == segments[:-1]
-        inside = segments[1:] > 0
-        assert ((tokens[1:] == BOS) == ~same)[inside].all()
-        assert ((tokens[:-1] == EOS) == ~same)[inside].all()
-
-
-@pytest.mark.parametrize("total", [2, 3, LENGTH, LENGTH + 1, 2 * LENGTH - 1, 2 * LENGTH])
-def test_a_stream_of_any_length_has_as_few_rows_as_hold_it(total):
-    files = files_of("x", [list(range(10, 10 + total - 2))])
-    found = cut(files, row_length=LENGTH, seed=0)
-    assert found.count == 1 + max(0, -(-(total - LENGTH) // (LENGTH - 1)))
-    alone = of({"x": files}, shares={"x": 1.0})
-    rows = all_rows(alone, 0)
-    assert (rows.segments > 0).sum() == total + found.count - 1
 
 
 # Order
@@ -203,6 +112,18 @@ def test_the_digest_knows_all_that_is_learnt(files):
 
 
 # On devices, over processes
+
+
+def test_every_slot_holds_its_row_of_its_language(mixture):
+    slots = mixture.at(9)
+    languages, numbers = slots.language.ravel(), slots.row.ravel()
+    assert len(set(languages.tolist())) == 3
+    filled = mixture.filled(languages, numbers)
+    for at, language in enumerate(languages):
+        alone = mixture.texts[language].rows(numbers[at : at + 1])
+        assert all(np.array_equal(f[at], a[0]) for f, a in zip(filled, alone, strict=True))
+        tokens = filled.tokens[at][~filled.special[at] & (filled.segments[at] > 0)]
+        assert set((tokens // 1000).tolist()) == {language + 1}
 
 
 @pytest.mark.parametrize(("data", "model"), [(1, 1), (4, 2)])
