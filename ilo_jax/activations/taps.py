@@ -16,8 +16,9 @@ from ilo_jax.models.sites import At, Visit, widths
 from ilo_jax.models.transformer import Transformer
 
 SITES = ("embedding", "residual", "attn_out", "heads", "neurons", "mlp_out")
-"""Those of `models.sites` with names of their own; the ends of a linear map, such as
-attn/q/output, may be tapped as well."""
+"""Those of `models.sites` by name that are the model's own values; what attention compares and
+mixes, `keys` and `values`, and the ends of a linear map, such as attn/q/output, may be tapped as
+well."""
 SENTENCE_POOLINGS = ("mean", "content", "last", "max")
 """To one vector a sentence: the mean over all its tokens, over those that stand for text, its last
 token, the largest value of each dimension."""

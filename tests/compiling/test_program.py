@@ -40,6 +40,15 @@ def test_arguments_and_literals_may_be_results(mesh):
     assert more.tolist() == [1, 2, 3]
 
 
+def test_results_known_before_are_the_callers_to_consume(mesh):
+    x = place_loose(np.arange(3.0), mesh)
+    function = by_parts(lambda x: (1.0, x + 1), mesh)
+    for _ in range(2):
+        one, _ = function(x)
+        assert one == 1
+        one.delete()
+
+
 def test_a_donated_argument_that_nothing_has_room_for_is_let_go_of(mesh):
     weights, hidden = drawn(mesh)
     by_parts(lambda weights, hidden: loss(weights, hidden)[0], mesh, donated=[0])(weights, hidden)

@@ -389,7 +389,8 @@ def test_an_edit_somewhere_else_is_refused_with_the_sites_that_there_are(ours):
     with pytest.raises(
         ValueError,
         match=r"^an edit must be at a site and layer of the model, got mlp@0, neurons@2; its sites "
-        r"are embedding, residual, attn_out, heads, neurons, mlp_out, attn/q/input, .*, "
+        r"are embedding, residual, attn_out, keys, values, heads, neurons, mlp_out, "
+        r"attn/q/input, .*, "
         r"head/out/output, its blocks 0 to 1$",
     ):
         editing({("mlp", 0): edit, ("neurons", 2): edit, ("residual", 2): edit}, config)

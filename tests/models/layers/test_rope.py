@@ -9,7 +9,13 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from ilo_jax.models.layers.rope import attention_factor, rotate, rotation, segment_lengths
+from ilo_jax.models.layers.rope import (
+    attention_factor,
+    rotate,
+    rotation,
+    segment_lengths,
+    turned_anew,
+)
 from ilo_jax.models.rotary import (
     DynamicScaling,
     LinearScaling,
@@ -309,3 +315,16 @@ def test_rotated_products_depend_on_the_distance_only(scaling, interleaved):
 
     assert product(9, 2) == pytest.approx(product(7, 0), abs=1e-5)
     assert product(7, 2) != pytest.approx(product(7, 0), abs=1e-2)
+
+
+@pytest.mark.parametrize("scaling", [None, LINEAR, DYNAMIC, LLAMA3, YARN, LONG])
+def test_which_lengths_turn_a_segment_anew(scaling):
+    """Those at which its first tokens are rotated otherwise than at a token less."""
+    rope = Rope(theta=500.0, dims=DIMS, scaling=scaling)
+    lengths = np.arange(1, 2 * ORIGINAL)
+    positions = np.full((1, len(lengths)), 3)
+    cos, _ = rotation(rope, jnp.asarray(positions), jnp.asarray(lengths)[None])
+    changed = np.any(np.diff(cos[0], axis=0) != 0, axis=1)
+    found = turned_anew(rope, jnp.asarray(lengths))
+    np.testing.assert_array_equal(changed if found is None else found[1:], changed)
+    assert changed.any() == (found is not None)
