@@ -145,6 +145,24 @@ class Aligned:
 
 
 @dataclasses.dataclass(kw_only=True)
+class Monolingual:
+    """Which text is learnt, by language."""
+
+    text: str = given(default="sample", words="a folder, a file, a prepared dataset or sample")
+    """What is learnt: a folder with a .txt or .jsonl file, or a folder of them, for each language;
+    a .jsonl file of objects with "language" and "text"; a prepared TFDS dataset; or "sample", the
+    sentences that come with the package."""
+    text_split: str = ""
+    """Split of a dataset; may be empty where there is just one."""
+    text_languages: str = ""
+    """Languages of the text that are learnt, separated by commas; empty: all."""
+    unit: str = one_of(("paragraph", "line"), default="paragraph", words="paragraph or line")
+    """What of a .txt file is a document."""
+    held_out: float = bounded(0.02, Bound(lambda share: 0 < share < 1, "above 0 and below 1"))
+    """Share of the documents that nothing learns from: they judge the checkpoints."""
+
+
+@dataclasses.dataclass(kw_only=True)
 class Compute:
     """How a model is computed."""
 

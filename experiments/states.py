@@ -17,13 +17,14 @@ from tqdm import tqdm
 from experiments.hardware import make_mesh, peak_flops, settled
 from experiments.launch import Run, say
 from experiments.provenance import surroundings
-from experiments.settings import Aligned, Extraction, Model
+from experiments.settings import Aligned, Extraction, Model, Monolingual
 from ilo_jax.activations.extraction import Report, extract
 from ilo_jax.activations.gathering import layouts
 from ilo_jax.activations.store import Key, Store, open_store
 from ilo_jax.activations.taps import Tap, read
 from ilo_jax.activations.usable import naming, usable_states
 from ilo_jax.corpora import parallel, prepared
+from ilo_jax.corpora.documents import Documents, read_documents, sample_documents
 from ilo_jax.corpora.languages import PAPER
 from ilo_jax.corpora.packing import Sentences
 from ilo_jax.corpora.parallel import Parallel
@@ -89,6 +90,25 @@ def read_corpus(source: Aligned) -> Parallel:
     if source.drop_incomplete:
         say(f"left out {corpus.dropped} lines of {corpus.source} that lack a sentence")
     return corpus
+
+
+def read_monolingual(source: Monolingual) -> Documents:
+    """The documents, by language, that the configuration asks for.
+
+    Raises:
+        OSError: If the text is absent or cannot be read.
+        ValueError: If it is none, lacks what is asked for, or is damaged.
+    """
+    languages = listed_names(source.text_languages)
+    if source.text == "sample":
+        return sample_documents(held_out=source.held_out, languages=languages)
+    return read_documents(
+        source.text,
+        held_out=source.held_out,
+        languages=languages,
+        unit=source.unit,  # pyright: ignore (one of those, by `settings.check`)
+        split=source.text_split,
+    )
 
 
 def open_model(source: Model, *, whole: bool = True) -> Folder:

@@ -9,9 +9,9 @@ from experiments.settings import (
     Batched,
     Bound,
     Judged,
+    Monolingual,
     Overlap,
     at_least,
-    bounded,
     given,
     one_of,
 )
@@ -25,21 +25,9 @@ SHARE = Bound(lambda share: share < 1, "below 1")
 
 
 @dataclasses.dataclass(kw_only=True)
-class Learnt:
+class Learnt(Monolingual):
     """Which text is learnt, and how it is cut into tokens."""
 
-    text: str = given(default="sample", words="a folder, a file, a prepared dataset or sample")
-    """What is learnt: a folder with a .txt or .jsonl file, or a folder of them, for each language;
-    a .jsonl file of objects with "language" and "text"; a prepared TFDS dataset; or "sample", the
-    sentences that come with the package."""
-    text_split: str = ""
-    """Split of a dataset; may be empty where there is just one."""
-    text_languages: str = ""
-    """Languages of the text that are learnt, separated by commas; empty: all."""
-    unit: str = one_of(("paragraph", "line"), default="paragraph", words="paragraph or line")
-    """What of a .txt file is a document."""
-    held_out: float = bounded(0.02, Bound(lambda share: 0 < share < 1, "above 0 and below 1"))
-    """Share of the documents that nothing learns from: they judge the checkpoints."""
     alpha: float = at_least(0, default=0.5)
     """Languages come in proportion to the size of their text to the power of this."""
     shares: str = ""

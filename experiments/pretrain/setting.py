@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from experiments.hardware import make_mesh
 from experiments.launch import Run
 from experiments.pretrain.config import NO_BEARING, VOCABULARIES, Config, check
-from experiments.states import listed_names
-from ilo_jax.corpora.documents import Documents, read_documents, sample_documents
+from experiments.states import listed_names, read_monolingual
+from ilo_jax.corpora.documents import Documents
 from ilo_jax.corpora.shares import given, sampled
 from ilo_jax.corpora.token_files import tokenized_documents
 from ilo_jax.corpora.vocabulary import save_vocabulary, train_vocabulary
@@ -123,7 +123,8 @@ def prepare(config: Config, job: Run) -> Setting:
         RuntimeError: If another process failed.
         ValueError: If the settings, the text, the tokenizer or the model cannot be used.
     """
-    documents, workdir = read_text(config), job.workdir
+    check(config)
+    documents, workdir = read_monolingual(config), job.workdir
     job.make_folder()
     path = Path(config.tokenizer)
     if config.tokenizer in VOCABULARIES:
@@ -179,21 +180,6 @@ def named_shares(text: str) -> dict[str, float]:
     if len(found) < len(pairs):
         raise ValueError(f"shares must name each language once, got {text!r}")
     return found
-
-
-def read_text(config: Config) -> Documents:
-    """The documents that a configuration asks for."""
-    check(config)
-    languages = listed_names(config.text_languages)
-    if config.text == "sample":
-        return sample_documents(held_out=config.held_out, languages=languages)
-    return read_documents(
-        config.text,
-        held_out=config.held_out,
-        languages=languages,
-        unit=config.unit,
-        split=config.text_split,
-    )
 
 
 def _train(config: Config, documents: Documents, folder: Path) -> None:

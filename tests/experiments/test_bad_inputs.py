@@ -38,6 +38,7 @@ GOOD = {
     "evaluate": ALIGNED.replace("model=model", "model=decoder"),
     "finetune": LEARNT + " --config.rows=8 --config.row_length=32",
     "freezing": LEARNT + " --config.rows=8 --config.row_length=32 --config.freeze=paper:1",
+    "series": "--config.series=. --config.corpus=corpus --workdir=run",
     "fit": "--on=v5e:2x2",
     "inputs.prepare": "--corpus=corpus --data_dir=data --name=mine",
     "inputs.check_model": "--model=model",
@@ -358,6 +359,17 @@ FIELDS = [
         "ddd_Latn, deu_Latn, eng_Latn; got 'fra_Latn'",
     ),
     Bad("freezing --config.seeds=0", "seeds must be at least 1, got 0"),
+    Bad(
+        "series", ". has no checkpoints: nothing there is named stepN or global_stepN", "no series"
+    ),
+    Bad(
+        "series --config.series=absent",
+        "a series must be a folder of checkpoints, or owner/name@PATTERN; got absent",
+    ),
+    Bad(
+        "series --config.steps=1,-3,x",
+        "steps must be whole numbers, separated by commas; got -3, x",
+    ),
     Bad(
         "freezing --config.languages=eng_Latn",
         "there must be at least 2 languages, got 1; min_languages must be in [1, 1] for"
