@@ -38,7 +38,7 @@ DECODERS = [
 BY_LENGTH = ("llama-dynamic", "phi3-longrope")
 """Whose rotations torch leaves as they were when tokens were read, unless it reads them again."""
 SAID = 24
-PENALTY = 1.3
+PENALTY, NGRAM = 1.3, 2
 """So that a model does not say one token again and again."""
 SHOWN = ("residual", "neurons", "head/out/input")
 PAIR = Path(__file__).with_name("saying_of_two.py")
@@ -74,6 +74,7 @@ def by_torch(model: Any, prompt: list[int], *, cached: bool = True) -> list[int]
             max_new_tokens=SAID,
             do_sample=False,
             repetition_penalty=PENALTY,
+            no_repeat_ngram_size=NGRAM,
             use_cache=cached,
         )
     return said[0, len(prompt) :].tolist()
@@ -87,7 +88,8 @@ def greedy(ours, texts) -> Callable[[str], Said]:
     def make(variant: str) -> Said:
         model = longer(ours(variant))
         keys = jax.random.split(jax.random.key(0), len(texts))
-        asked = sampling(len(texts), maximum=SAID, repetition_penalty=PENALTY)
+        how = {"repetition_penalty": PENALTY, "no_repeat_ngram": NGRAM}
+        asked = sampling(len(texts), maximum=SAID, **how)
         request = Request(asked, keys, np.zeros(VOCAB, bool), {})
         return say(model, texts, request, decoder_of(model, *SHOWN))
 
@@ -370,7 +372,7 @@ def test_clamped_units_are_torchs_with_a_hook(tiny, ours, decoder, texts, varian
         ALL,
         edits,
         temperature=0,
-        no_repeat_ngram=0,
+        no_repeat_ngram=NGRAM,
         repetition_penalty=PENALTY,
         maximum=SAID,
     )
