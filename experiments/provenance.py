@@ -18,11 +18,15 @@ PACKAGES = ("ilo_jax", "jax", "flax", "numpy", "transformers", "tokenizers", "sa
 """Packages whose versions are written down."""
 
 
+def versions() -> dict[str, str]:
+    """The versions of what computes."""
+    return {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+
+
 def surroundings() -> dict[str, Any]:
     """The versions and devices that computed something."""
-    versions = {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
-    devices = {"devices": [d.device_kind for d in jax.local_devices()]}
-    return {"versions": versions, **devices, "processes": jax.process_count()}
+    devices = [device.device_kind for device in jax.local_devices()]
+    return {"versions": versions(), "devices": devices, "processes": jax.process_count()}
 
 
 def leave_config(

@@ -108,6 +108,21 @@ def paper(states: np.ndarray, k: int) -> Search:
     return search
 
 
+def torch_topk(states: np.ndarray, k: int) -> Search:
+    """Products and `topk` in torch, block by block, on unit vectors: what one writes at first."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    points = torch.from_numpy(states.reshape(-1, states.shape[-1])).to(device)
+
+    def search() -> Found:
+        unit = torch.nn.functional.normalize(points, dim=1)
+        blocks = ((some @ unit.T).topk(k + 1, dim=1).indices for some in unit.split(2048))
+        return Found(without_own(torch.cat([*blocks]).cpu().numpy()))
+
+    return search
+
+
 def faiss_flat(states: np.ndarray, k: int) -> Search:
     """FAISS, `IndexFlatIP` on unit vectors."""
     import faiss  # pyright: ignore[reportMissingImports] (extra "bench")
@@ -156,10 +171,11 @@ SEARCHERS: dict[str, Callable[[np.ndarray, int], Search]] = {
     "products": partial(products, dtype=jnp.float32),
     "products-bfloat16": partial(products, dtype=jnp.bfloat16),
     "paper": paper,
+    "torch": torch_topk,
     "FAISS": faiss_flat,
     "scikit-learn": scikit_learn,
 }
-NEEDS = {"paper": "torch", "FAISS": "faiss", "scikit-learn": "sklearn"}
+NEEDS = {"paper": "torch", "torch": "torch", "FAISS": "faiss", "scikit-learn": "sklearn"}
 FLOORS = ("products", "products-bfloat16")
 
 
