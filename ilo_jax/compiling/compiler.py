@@ -68,7 +68,7 @@ class Compiler:
         # What takes nothing would else be computed on the first of all devices.
         anyhow = None if takes else self.whole
         lie = [self.lies[v] for v in takes], [self.asked.get(v) or anyhow for v in segment.gives]
-        key = (_key(segment, self.consts), *map(tuple, lie), donated) if segment.call else number
+        key = _key(segment, self.consts), *map(tuple, lie), donated
         if key not in self.compiled:
             self.compiled[key] = self._compile(segment, takes, *lie, donated)
         made = self.compiled[key]
@@ -132,16 +132,40 @@ def _donated(
     return tuple(donated)
 
 
-def _bytes(literal: Any) -> tuple[str, bytes]:
-    """What tells literals apart to the last bit; their types are those of what is called."""
-    return "literal", np.asarray(literal).tobytes()
-
-
 def _key(segment: Segment, consts: Mapping[core.Var, Any]) -> Hashable:
-    """What a call of a part has in common with its equals: what is called, with what, for what."""
-    call = segment.call
-    assert call is not None
-    place: dict[Any, Any] = {variable: number for number, variable in enumerate(segment.takes)}
-    place |= {v: ("constant", id(consts[v])) for v in segment.takes if v in consts}
-    given = tuple(_bytes(v.val) if isinstance(v, core.Literal) else place[v] for v in call.invars)
-    return id(call.params["jaxpr"]), given, tuple(v in segment.gives for v in call.outvars)
+    """What a segment has in common with its equals: what it does, with what, for what.
+
+    What is called is told by the very function that JAX has traced, and so equal only if JAX traced
+    it once.
+    """
+    places: dict[Any, Any] = {v: (number, v.aval) for number, v in enumerate(segment.takes)}
+    places |= {v: _value(consts[v]) for v in segment.takes if v in consts}
+    steps = []
+    for number, equation in enumerate(segment.equations):
+        given = [
+            (v.aval, _value(v.val)) if isinstance(v, core.Literal) else places[v]
+            for v in equation.invars
+        ]
+        how = {name: _hashable(value) for name, value in equation.params.items()}
+        steps.append((equation.primitive, frozenset(how.items()), *given, equation.ctx))
+        places |= {v: ("made", number, place) for place, v in enumerate(equation.outvars)}
+    return (*steps,), tuple(places[v] for v in segment.gives)
+
+
+def _value(value: Any) -> Hashable:
+    """What tells a literal or a constant from others: its bits, or, on devices, which it is."""
+    if isinstance(value, jax.Array):
+        return "array", id(value)
+    array = np.asarray(value)
+    return "value", array.dtype, array.shape, array.tobytes()
+
+
+def _hashable(value: Any) -> Hashable:
+    """What tells a parameter from others: what it is, or where it lies."""
+    if isinstance(value, float):
+        return _value(value)  # 0.0 and -0.0 are equal
+    try:
+        hash(value)
+    except TypeError:
+        return "unhashable", id(value)
+    return value

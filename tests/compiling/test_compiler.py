@@ -8,7 +8,7 @@ import pytest
 from ilo_jax.compiling.parts import part
 from ilo_jax.compiling.program import by_parts
 from ilo_jax.emitted import memory
-from ilo_jax.sharding import make_mesh
+from ilo_jax.sharding import make_mesh, replicated
 from tests.compiling.blocks import BLOCKS, DIM, ROWS, close, drawn, loss
 
 
@@ -83,3 +83,48 @@ def test_what_takes_nothing_is_computed_on_the_whole_mesh():
     found = by_parts(lambda x: moved(moved(x, x), jnp.zeros(4)), mesh)(np.ones(4, np.float32))
     assert found.tolist() == [6.0] * 4
     assert found.sharding.device_set == {*mesh.devices.flat}
+
+
+@part()
+def shifted(x):
+    return x + 1
+
+
+def test_what_lies_between_parts_is_compiled_once_where_it_is_the_same(mesh):
+    """With equal constants, too, though they are other arrays."""
+    tables = [np.arange(4.0), np.arange(4.0), np.ones(4)]
+
+    def function(x):
+        return [shifted(x * 2 + jnp.asarray(table, jnp.float32)) for table in tables]
+
+    x = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+    compiled = by_parts(function, mesh).compiled(jax.device_put(x, replicated(mesh)))
+    often = [(call.name, times) for call, times in compiled.distinct]
+    assert often == [("between", 2), ("part_shifted", 3), ("between", 1)]
+    for found, table in zip(by_parts(function, mesh)(x), tables, strict=True):
+        np.testing.assert_array_equal(found, x * 2 + table + 1)
+
+
+def test_what_lies_between_parts_is_told_apart_by_all_that_it_does(mesh):
+    """A parameter, a literal, which of what is taken, what is needed of it, a type."""
+
+    def function(x, y, whole):
+        pair = x * 3, x * 3 + y
+        return [
+            shifted(x**2),
+            shifted(x**3),
+            shifted(x * 2.0),
+            shifted(x * 2.5),
+            shifted(x * y / x),
+            shifted(x * y / y),
+            shifted(whole * 2),
+            (shifted(pair[1]), pair[0]),
+            shifted(x * 3 + y),
+        ]
+
+    x, y = np.array([1.0, 2.0], np.float32), np.array([4.0, 8.0], np.float32)
+    args = x, y, np.array([5, 6], np.int32)
+    given = [jax.device_put(array, replicated(mesh)) for array in args]
+    compiled = by_parts(function, mesh).compiled(*given)
+    assert sum(call.name == "between" for call, _ in compiled.distinct) == 9
+    close(by_parts(function, mesh)(*args), function(*args))
