@@ -17,26 +17,14 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Int
 
 from ilo_jax.compiling.program import ByParts, by_parts
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.generation.edits import INSIDE, LAST, SAID, Edits, holding
 from ilo_jax.generation.past import begun
 from ilo_jax.generation.requests import Prompts, Request, bucket, fitted, place, repeated
-from ilo_jax.generation.sampling import chosen
-from ilo_jax.generation.state import (
-    END,
-    MAXIMUM,
-    RUNNING,
-    STOP,
-    Progress,
-    Said,
-    State,
-    fresh,
-    lies,
-    said,
-)
+from ilo_jax.generation.state import RUNNING, Progress, Said, State, advanced, fresh, lies, said
 from ilo_jax.models import parameters
 from ilo_jax.models.cache import SITES, Cache, caching, keeping, kept
 from ilo_jax.models.config import ModelConfig
@@ -167,7 +155,7 @@ class Decoder:
         ran = model.run(_rows(now.past.last[:, None], places), visit=visit, seen=seen)
         scored = model.score(ran.value, visit=visit)
         return State(
-            _said(now, scored.value[:, 0].astype(jnp.float32), request),
+            advanced(now, scored.value[:, 0].astype(jnp.float32), request),
             held.grown(ran.shown, places),
             _kept(state.shown, ran.shown | scored.shown, now.number),
         )
@@ -194,26 +182,6 @@ class Decoder:
         return kept(ran.shown, held.places, slots=slots)._replace(filled=held.filled)
 
 
-def _said(now: Progress, scores: Float32[Array, "row vocab"], request: Request) -> Progress:
-    """The progress once every row that goes on has said a token more."""
-    sampling, running = request.sampling, now.ended == RUNNING
-    said = chosen(scores, now.past, sampling, request.keys, ends=request.ends, number=now.number)
-    stop = now.stop if request.stops is None else request.stops[now.stop, said]
-    why = jnp.where(now.number + 1 >= sampling.maximum, MAXIMUM, RUNNING)
-    why = jnp.where(stop < 0, STOP, why)
-    why = jnp.where(request.ends[said], END, why)
-    likelihoods = now.log_likelihoods.at[now.number]
-    return Progress(
-        past=now.past.then(said, running),
-        waiting=running,
-        ended=jnp.where(running, why, now.ended),
-        read=now.read,
-        stop=jnp.maximum(stop, 0),
-        number=now.number + 1,
-        log_likelihoods=likelihoods.set(_log_likelihood(scores, said), mode="drop"),
-    )
-
-
 def _kept(shown: dict[At, Array], values: Shown, number: Array) -> dict[At, Array]:
     """All that was shown, with the values of the token that was just read.
 
@@ -221,13 +189,6 @@ def _kept(shown: dict[At, Array], values: Shown, number: Array) -> dict[At, Arra
     """
     at_token = jnp.maximum(number - 1, 0)
     return {at: held.at[at_token].set(values[at][:, 0]) for at, held in shown.items()}
-
-
-def _log_likelihood(
-    scores: Float32[Array, "row vocab"], said: Int[Array, " row"]
-) -> Float32[Array, " row"]:
-    picked = jnp.take_along_axis(scores, said[:, None], axis=1)[:, 0]
-    return picked - jax.nn.logsumexp(scores, axis=-1)
 
 
 def _rows(tokens: Int[Array, "row seq"], places: Places) -> Rows:

@@ -11,6 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from ilo_jax.generation.past import Past
+from ilo_jax.generation.requests import Request
+from ilo_jax.generation.sampling import chosen
 from ilo_jax.models.cache import Cache
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.sites import At
@@ -66,6 +68,33 @@ def fresh(past: Past, cache: Cache, maximum: Int[Array, " row"], *, room: int) -
         log_likelihoods=jnp.zeros((room, rows), jnp.float32),
     )
     return State(progress, cache, {})
+
+
+def advanced(now: Progress, scores: Float32[Array, "row vocab"], request: Request) -> Progress:
+    """The progress once every row that goes on has said a token more."""
+    sampling, running = request.sampling, now.ended == RUNNING
+    said = chosen(scores, now.past, sampling, request.keys, ends=request.ends, number=now.number)
+    stop = now.stop if request.stops is None else request.stops[now.stop, said]
+    why = jnp.where(now.number + 1 >= sampling.maximum, MAXIMUM, RUNNING)
+    why = jnp.where(stop < 0, STOP, why)
+    why = jnp.where(request.ends[said], END, why)
+    likelihoods = now.log_likelihoods.at[now.number]
+    return Progress(
+        past=now.past.then(said, running),
+        waiting=running,
+        ended=jnp.where(running, why, now.ended),
+        read=now.read,
+        stop=jnp.maximum(stop, 0),
+        number=now.number + 1,
+        log_likelihoods=likelihoods.set(_log_likelihood(scores, said), mode="drop"),
+    )
+
+
+def _log_likelihood(
+    scores: Float32[Array, "row vocab"], said: Int[Array, " row"]
+) -> Float32[Array, " row"]:
+    picked = jnp.take_along_axis(scores, said[:, None], axis=1)[:, 0]
+    return picked - jax.nn.logsumexp(scores, axis=-1)
 
 
 def lies(config: ModelConfig, mesh: Mesh) -> State:
