@@ -242,6 +242,7 @@ def test_a_folder_in_the_way_of_the_model_is_refused(config, tmp_path):
         finetune(config, Run(tmp_path))
 
 
+@pytest.mark.slow
 def test_scalars_go_to_tensorboard_where_asked_for(config, tmp_path, monkeypatch):
     found = []
 

@@ -109,17 +109,23 @@ def test_a_job_that_leaves_no_trace_has_no_flag_for_it():
     assert run(profile=False)[:2] == (0, "5 in runs/job/sample, profile False\n")
 
 
-def test_a_script_ends_with_its_status_and_with_one_line_where_its_flags_are_wrong():
+def test_a_script_ends_with_its_status():
     assert run("--number=3", code=SCRIPT) == (3, "3\n", "")
-    for flags, message in (
-        ([], "error: flag --number=None"),
-        (["--number=-1"], "error: flag --number=-1"),
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
         (["--number=1", "more", "yet"], "error: unknown arguments: more yet"),
-    ):
-        code, out, error = run(*flags, code=SCRIPT)
-        assert (code, out) == (1, "")
-        assert error.startswith(message)
-        assert error.count("\n") == 1
+        pytest.param([], "error: flag --number=None", marks=pytest.mark.slow),
+        pytest.param(["--number=-1"], "error: flag --number=-1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_script_ends_with_one_line_where_its_flags_are_wrong(flags, message):
+    code, out, error = run(*flags, code=SCRIPT)
+    assert (code, out) == (1, "")
+    assert error.startswith(message)
+    assert error.count("\n") == 1
 
 
 def test_the_compiler_for_tpus_is_not_heard_and_does_not_catch_sigterm_where_there_is_no_tpu():

@@ -126,7 +126,7 @@ def counted(config: ModelConfig) -> float:
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=["gated", "grouped", "plain", "windowed"])
-@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("layers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_xla_counts_as_many_for_a_sentence_that_fills_its_row(monkeypatch, sizes, layers):
     """It counts norms, rotations and softmax, too: so wide a model has few of them."""
     monkeypatch.setattr(spans, "SMALLEST", SEQ)

@@ -21,6 +21,7 @@ from ilo_jax.models.hub.loading import load
 from ilo_jax.models.initial import Init, spread
 from ilo_jax.sharding import make_mesh
 from tests.models.hub.families.rows import RAW
+from tests.models.variants import UNLIKE, family, slow_but
 
 STD = 0.05
 """No family's default, so that one that is not read is seen."""
@@ -65,7 +66,7 @@ def by_transformers(raw: dict, folder: Path) -> parameters.Weights:
     return parameters.weights(load(open_folder(folder), mesh=make_mesh(data=1)))
 
 
-@pytest.mark.parametrize("model_type", RAW)
+@pytest.mark.parametrize("model_type", slow_but({family(variant) for variant in UNLIKE}, RAW))
 def test_every_kind_of_weight_is_drawn_as_theirs(model_type, tmp_path):
     raw = raw_of(model_type)
     model = parameters.build(read_config(raw), dtype=jnp.float32, rngs=nnx.Rngs(0))

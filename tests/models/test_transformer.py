@@ -14,14 +14,16 @@ from ilo_jax.models.parameters import weights
 from ilo_jax.models.sites import reading
 from ilo_jax.sharding import along_data, make_mesh
 from tests.models.reading import rows_of, shown, states
-from tests.models.variants import VOCAB
+from tests.models.variants import VOCAB, slow_but
 
 # Windows, ALiBi, positions added to embeddings, and scalings by the sentence's own length.
 APART = """llama-gqa llama-dynamic phi3-longrope gemma2-both bloom-six xglm-plain opt-projected
     cohere2-mixed roberta-mlm""".split()
 
 
-@pytest.mark.parametrize("variant", APART)
+@pytest.mark.parametrize(
+    "variant", slow_but("llama-dynamic phi3-longrope gemma2-both bloom-six".split(), APART)
+)
 def test_segments_of_a_row_do_not_touch(assert_segments_apart, variant):
     assert_segments_apart(variant)
 
@@ -116,7 +118,9 @@ NEURONS = """llama-biases gemma2-both olmo2-gqa cohere-mha gpt_neox-quarter gpt2
     bert-model distilbert-model""".split()
 
 
-@pytest.mark.parametrize("variant", NEURONS)
+@pytest.mark.parametrize(
+    "variant", slow_but("gemma2-both gpt_neox-quarter opt-post bert-model".split(), NEURONS)
+)
 def test_neurons_are_what_torch_projects_down(tiny, ours, assert_close, padded, packed, variant):
     found: list[np.ndarray] = []
     theirs = tiny(variant).torch

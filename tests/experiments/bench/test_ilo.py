@@ -88,8 +88,10 @@ def test_stored_states_are_those_of_the_store(store, monkeypatch):
     ("given", "message"),
     [
         (["--states=none"], "error: no states at none: name a folder such as WORKDIR/states/KEY"),
-        (["--array=neurons_max"], "error: cannot open neurons_max in "),
-        (["--layers=0,3"], "error: layer must be one that "),
+        pytest.param(
+            ["--array=neurons_max"], "error: cannot open neurons_max in ", marks=pytest.mark.slow
+        ),
+        pytest.param(["--layers=0,3"], "error: layer must be one that ", marks=pytest.mark.slow),
     ],
 )
 def test_states_that_are_not_there_are_named(store, tmp_path, given, message):

@@ -23,6 +23,7 @@ from ilo_jax.models.layers.norm import Normalize
 from ilo_jax.models.layers.rope import rotation
 from ilo_jax.models.parameters import abstract, shapes
 from ilo_jax.models.rotary import Rope
+from tests.models.variants import slow_but
 
 RELEASED = json.loads((Path(__file__).parents[1] / "released.json").read_text())
 
@@ -112,7 +113,8 @@ def first(module: Any, *names: str, default: Any = None) -> Any:
     return next((getattr(module, name) for name in names if hasattr(module, name)), default)
 
 
-each = pytest.mark.parametrize("name", RELEASED)
+FIRST = {raw["model_type"]: name for name, raw in reversed(RELEASED.items())}
+each = pytest.mark.parametrize("name", slow_but(FIRST.values(), RELEASED))
 
 
 @each

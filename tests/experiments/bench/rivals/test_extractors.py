@@ -83,7 +83,7 @@ def test_several_blocks_go_where_they_belong(work, true, monkeypatch):
     np.testing.assert_allclose(found.vectors(), true, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ours", "ours-forward"])
+@pytest.mark.parametrize("name", ["ours", pytest.param("ours-forward", marks=pytest.mark.slow)])
 def test_rows_may_be_of_several_kinds(name, work, true, monkeypatch):
     monkeypatch.setattr("ilo_jax.activations.planning.kinds", lambda longest: [(30, 64)])
     _, batches = extractors.planned(work)
