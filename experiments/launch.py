@@ -60,11 +60,11 @@ class Run(NamedTuple):
         return jax.profiler.trace(self.workdir / "trace") if self.profile else nullcontext()
 
 
-def say(text: str) -> None:
+def say(text: str, *, end: str = "\n") -> None:
     """Print, on the first process only; what the terminal cannot show, as escapes."""
     if jax.process_index() == 0:
         encoding = sys.stdout.encoding or "utf-8"
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, flush=True)
 
 
 def launch(

@@ -27,6 +27,9 @@ TRAINING = Recipe("training", 4)
 """From weights and rows of tokens to trained weights. Raise it when a loss, an optimizer, the order
 of the rows, the random keys or what is frozen changes for the same settings, or what a
 checkpoint holds."""
+GENERATION = Recipe("generation", 1)
+"""From what a model scores to what it says: the draws, their keys, the order of what is made of the
+scores, and where a text ends. Raise it when any of them changes for the same settings."""
 SCORES = Recipe("scores", 3)
 """From hidden states and log-likelihoods to scores. Raise it when a metric, a reference or what
 bits per byte are divided by changes, or the fields that are kept."""

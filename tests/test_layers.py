@@ -37,6 +37,7 @@ SIBLINGS = {
     ("freezing", "finetune"),
     ("fit", "extract"),
     ("fit", "finetune"),
+    ("fit", "generate"),
     ("fit", "ilo"),
     ("fit", "pretrain"),
 }

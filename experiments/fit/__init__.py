@@ -4,12 +4,12 @@
     python -m experiments.fit --config=configs/ilo/flores_llama31_8b.py --on=v5e:4x4 --suggest
     python -m experiments.fit --config=configs/finetune/smollm2.py --on=v5p:2x2x2 --save=FOLDER
 
-The configuration is that of the job: ilo, extract or finetune. Of the model config.json is read,
-and nothing else, and of the text nothing at all. For each program that the job runs again and again
-it prints what that takes of the memory of a device, by the compiler, and what its products, reading
-its weights and what is sent to other devices take at least, by the chip's published peaks: floors,
-not times. --suggest looks for settings that fit, and prints the command line of the job with them.
-Exit status: 0 if it fits, 1 if not.
+The configuration is that of the job: ilo, extract, finetune or generate. Of the model config.json
+is read, and nothing else, and of the text nothing at all. For each program that the job runs again
+and again it prints what that takes of the memory of a device, by the compiler, and what its
+products, reading its weights and what is sent to other devices take at least, by the chip's
+published peaks: floors, not times. --suggest looks for settings that fit, and prints the command
+line of the job with them. Exit status: 0 if it fits, 1 if not.
 """
 
 import itertools

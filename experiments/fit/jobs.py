@@ -4,18 +4,25 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import extract, finetune, ilo
+from experiments import extract, finetune, generate, ilo
 from experiments.finetune.config import check as check_finetuning
 from experiments.fit.extraction import forward
+from experiments.fit.generation import speech
 from experiments.fit.scoring import scores
 from experiments.fit.training import step
 from experiments.fit.workload import Asked, Workload
+from experiments.generate.config import check as check_generation
 from experiments.settings import check
 from ilo_jax.activations.taps import read
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import AnyMesh
 
-JOBS = {ilo.Config: "ilo", extract.Config: "extract", finetune.Config: "finetune"}
+JOBS = {
+    ilo.Config: "ilo",
+    extract.Config: "extract",
+    finetune.Config: "finetune",
+    generate.Config: "generate",
+}
 """Name of each job, by the class of its configurations."""
 
 
@@ -33,6 +40,9 @@ def check_config(config: Any) -> None:
     if isinstance(config, finetune.Config):
         # The text need not be there, and so need not be named.
         check_finetuning(dataclasses.replace(config, text=config.text or "text"))
+    elif isinstance(config, generate.Config):
+        # Nor need prompts.
+        check_generation(dataclasses.replace(config, prompt="", prompts="prompts"))
     else:
         check(config)
 
@@ -51,6 +61,8 @@ def workloads(config: Any, model: Transformer, mesh: AnyMesh, asked: Asked) -> S
     """
     if isinstance(config, finetune.Config):
         return [step(config, model, mesh)]
+    if isinstance(config, generate.Config):
+        return speech(config, model, mesh, asked)
     taps = config.taps if isinstance(config, extract.Config) else f"residual:{config.pooling}"
     extraction = forward(config, model, mesh, asked, read(taps, model.config))
     scoring = [scores(config, model, mesh, asked)] if isinstance(config, ilo.Config) else []

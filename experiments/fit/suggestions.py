@@ -13,6 +13,7 @@ from experiments.command_line import read_config
 from experiments.finetune import Config as FineTuning
 from experiments.fit.jobs import JOBS, workloads
 from experiments.fit.workload import Asked
+from experiments.generate import Config as Generation
 from experiments.hardware import settled
 from experiments.settings import Extraction
 from ilo_jax.activations.planning import rows_at_once
@@ -70,6 +71,8 @@ def candidates(config: Any, devices: int, asked: Asked, *, ways: Sequence[int]) 
     ]
     if isinstance(config, FineTuning):
         return _of_training(common, config, devices, dtypes)
+    if isinstance(config, Generation):
+        return _of_generation(common, config, dtypes)
     return _of_extraction(common, config, devices, dtypes, asked)
 
 
@@ -106,6 +109,18 @@ def _of_training(
     def worth(one: FineTuning) -> tuple[Any, ...]:
         rows = one.rows_at_once or one.rows
         return dtypes.index(one.dtype), -rows, one.model_parallel, one.remat, one.fsdp
+
+    return sorted(found, key=worth)
+
+
+def _of_generation(
+    common: Sequence[Any], config: Generation, dtypes: Sequence[str]
+) -> list[Generation]:
+    each = [config.rows, *(2**n for n in range(config.rows.bit_length()) if 2**n < config.rows)]
+    found = [dataclasses.replace(one, rows=n) for one in common for n in each]
+
+    def worth(one: Generation) -> tuple[Any, ...]:
+        return dtypes.index(one.dtype), -one.rows, one.model_parallel, one.fsdp
 
     return sorted(found, key=worth)
 

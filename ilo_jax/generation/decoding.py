@@ -23,7 +23,15 @@ from ilo_jax.compiling.program import ByParts, by_parts
 from ilo_jax.corpora.packing import Rows
 from ilo_jax.generation.edits import INSIDE, LAST, SAID, Edits, holding
 from ilo_jax.generation.past import begun
-from ilo_jax.generation.requests import Prompts, Request, bucket, fitted, place, repeated
+from ilo_jax.generation.requests import (
+    Prompts,
+    Request,
+    bucket,
+    fitted,
+    place,
+    refuse_speechless,
+    repeated,
+)
 from ilo_jax.generation.state import RUNNING, Progress, Said, State, advanced, fresh, lies, said
 from ilo_jax.models import parameters
 from ilo_jax.models.cache import SITES, Cache, caching, keeping, kept
@@ -54,7 +62,7 @@ class Decoder:
         Raises:
             ValueError: If such models do not say anything, or naming sites that they do not have.
         """
-        _refuse_speechless(config)
+        refuse_speechless(config)
         _refuse_unreadable(sites, config)
         self.config, self.mesh, self.dtype, self.sites = config, mesh, dtype, tuple(sites)
         self.reading = reading(config, *sites)
@@ -198,13 +206,6 @@ def _rows(tokens: Int[Array, "row seq"], places: Places) -> Rows:
 
 def _repeated(array: Array, samples: int) -> Array:
     return array if array.ndim == 0 else jnp.repeat(array, samples, axis=0)
-
-
-def _refuse_speechless(config: ModelConfig) -> None:
-    if not config.causal or config.head.kind == "none":
-        kind = "a decoder" if config.causal else "an encoder"
-        head = "without a head" if config.head.kind == "none" else "with a head"
-        raise ValueError(f"generation needs a decoder with a head, got {kind} {head}")
 
 
 def _refuse_unreadable(sites: Sequence[str], config: ModelConfig) -> None:

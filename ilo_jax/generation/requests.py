@@ -67,6 +67,18 @@ def prompts(ids: Sequence[Sequence[int]], limits: Limits) -> Prompts:
     return Prompts(tokens, sentences.lengths)
 
 
+def refuse_speechless(config: ModelConfig) -> None:
+    """Refuse models that do not say anything.
+
+    Raises:
+        ValueError: If it is an encoder, or has no head.
+    """
+    if not config.causal or config.head.kind == "none":
+        kind = "a decoder" if config.causal else "an encoder"
+        head = "without a head" if config.head.kind == "none" else "with a head"
+        raise ValueError(f"generation needs a decoder with a head, got {kind} {head}")
+
+
 def repeated(request: Request, samples: int) -> Request:
     """The request of every row where each prompt is answered several times.
 

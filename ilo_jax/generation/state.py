@@ -16,7 +16,7 @@ from ilo_jax.generation.sampling import chosen
 from ilo_jax.models.cache import Cache
 from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.sites import At
-from ilo_jax.sharding import along_data, replicated
+from ilo_jax.sharding import AnyMesh, along_data, replicated
 
 RUNNING, END, STOP, MAXIMUM = range(4)
 """Why a row says no more: not yet, an end token, a stop string, as many tokens as it may."""
@@ -97,7 +97,7 @@ def _log_likelihood(
     return picked - jax.nn.logsumexp(scores, axis=-1)
 
 
-def lies(config: ModelConfig, mesh: Mesh) -> State:
+def lies(config: ModelConfig, mesh: AnyMesh) -> State:
     """How a state lies on a mesh: rows over "data", heads over "model" where they divide.
 
     Args:

@@ -1,9 +1,15 @@
 """Stop strings as an automaton over the bytes of tokens, wherever the borders of these fall."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int32
+
+from ilo_jax.refusals import refuse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 COMPLETE = -1
 """In a table, the state of a text that has a stop string."""
@@ -37,6 +43,23 @@ def stop_table(stops: Sequence[str], pieces: Sequence[bytes]) -> Int32[np.ndarra
         longer = np.flatnonzero(lengths > place)
         table[:, longer] = after[table[:, longer], data[starts[longer] + place]]
     return table
+
+
+def refuse_special(stops: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuse stop strings with a special token, which no text has.
+
+    Args:
+        stops: Strings.
+        tokenizer: Of the model.
+
+    Raises:
+        ValueError: Naming all of them.
+    """
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    silent = special.union(tokenizer.all_special_tokens)
+    problems = [repr(stop) for stop in stops if any(token in stop for token in silent)]
+    what = "a stop string must be text, which has no special tokens (give those as end tokens); got"
+    refuse(what, problems, inline=True)
 
 
 def _automaton(stops: Sequence[bytes]) -> Int32[np.ndarray, "state_or_complete 256"]:

@@ -65,9 +65,11 @@ def _begun(text: Encoded, tokenizer: "PreTrainedTokenizerBase", *, whole: bool) 
 
 
 def _written(
-    prompts: Iterable[Prompt], tokenizer: "PreTrainedTokenizerBase", name: Callable[[int], str]
+    prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", name: Callable[[int], str]
 ) -> list[str]:
     """The prompts as texts, conversations by the chat template."""
+    if not (tokenizer.chat_template or all(isinstance(prompt, str) for prompt in prompts)):
+        raise ValueError("a conversation needs a tokenizer with a chat template, got one without")
     texts, problems = [], []
     for index, prompt in enumerate(prompts):
         try:
@@ -83,10 +85,8 @@ def _conversation(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBa
 
     Raises:
         ImportError: If the package that templates are written for is not installed.
-        ValueError: If there is no template, or it does not take such messages.
+        ValueError: If the template does not take such messages.
     """
-    if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template")
     from jinja2 import TemplateError
 
     try:

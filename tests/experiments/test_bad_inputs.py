@@ -39,6 +39,7 @@ GOOD = {
     "finetune": LEARNT + " --config.rows=8 --config.row_length=32",
     "freezing": LEARNT + " --config.rows=8 --config.row_length=32 --config.freeze=paper:1",
     "series": "--config.series=. --config.corpus=corpus --workdir=run",
+    "generate": "--config.model=decoder --config.prompts=asked.txt --workdir=run",
     "fit": "--on=v5e:2x2",
     "inputs.prepare": "--corpus=corpus --data_dir=data --name=mine",
     "inputs.check_model": "--model=model",
@@ -148,7 +149,8 @@ ILO_CONFIG = "from experiments.ilo import Config\n"
 FIELDS = [
     Bad(
         "fit --config=other.py",
-        "--config must be of one of ilo, extract, finetune; got one of experiments.evaluate",
+        "--config must be of one of ilo, extract, finetune, generate; "
+        "got one of experiments.evaluate",
         "configuration of a job that is not known",
         {"other.py": "from experiments.evaluate import Config\ndef get_config(): return Config()"},
     ),
@@ -675,6 +677,100 @@ CORPORA = [
         {"all.rar": b"Rar!"},
     ),
 ]
+GENERATIONS = [
+    Bad("generate --config.prompts=", "prompt, or else prompts, must be given, got neither"),
+    Bad("generate --config.prompt=a", "prompt, or else prompts, must be given, got both"),
+    Bad(
+        "generate --config.samples=2",
+        "samples must be 1 where temperature is 0: all would be equal; got 2",
+    ),
+    Bad("generate --config.min_tokens=129", "min_tokens must be at most max_tokens, 128; got 129"),
+    Bad("generate --config.top_p=0", "top_p must be above 0, got 0.0"),
+    Bad(
+        "generate --config.stops=User:",
+        "stops must be a JSON list of strings such as [\"\\n\\n\"], got 'User:'",
+    ),
+    Bad(
+        """generate --config.stops='["<eos>"]'""",
+        "a stop string must be text, which has no special tokens (give those as end tokens); "
+        "got '<eos>'",
+    ),
+    Bad(
+        "generate --config.prompts=nowhere.txt",
+        "no prompts at nowhere.txt: there is no such file",
+    ),
+    Bad(
+        "generate --config.prompts=asked.jsonl",
+        "asked.jsonl: a line must be a JSON object with prompt, a text, or messages, got\n"
+        "  line 1: has text, or values of another kind",
+        "with another key",
+        {"asked.jsonl": '{"text": "a"}\n'},
+    ),
+    Bad(
+        "generate",
+        "a sentence must have 1 to 256 tokens, the positions of the model; shorten them or leave "
+        "them out; got:\n  asked.txt line 2: 257 tokens",
+        "a prompt longer than the positions",
+        {"asked.txt": "a\n" + "b" * 257},
+    ),
+    Bad(
+        "generate --config.chat",
+        "a conversation needs a tokenizer with a chat template, got one without",
+        "for a tokenizer without a chat template",
+    ),
+    Bad(
+        "generate",
+        "an end token must be one of the 257 of the tokenizer in decoder; mend what names another; "
+        "got id 300 (eos_token_id of generation_config.json)",
+        "an end token that the tokenizer lacks",
+        {"decoder/generation_config.json": keys(eos_token_id=[2, 300])},
+    ),
+    Bad(
+        "generate --config.ends=<eot>",
+        "an end token must be one of the 257 of the tokenizer in decoder; mend what names another; "
+        "got '<eot>'",
+    ),
+    Bad(
+        "generate",
+        "decoder/generation_config.json is not JSON: ...",
+        "settings of generation that are cut short",
+        {"decoder/generation_config.json": lambda good: good[:9]},
+    ),
+    Bad(
+        "generate --config.edits=edits.json",
+        "edits.json: an edit must be an object with site, layer, kind, got\n  1: has no kind",
+        "an edit of no kind",
+        {"edits.json": '[{"site": "neurons", "layer": 0}]'},
+    ),
+    Bad(
+        "generate --config.edits=edits.json",
+        "an edit must be at a site, layer and units of the model; got:\n"
+        "  neurons@3: its sites are ..., its blocks 0 to 2\n"
+        "  neurons@0: units are 0 to 47, not 48",
+        "edits at a block and a unit that are not there",
+        {
+            "edits.json": '[{"site": "neurons", "layer": 3, "kind": "zero"},'
+            '{"site": "neurons", "layer": 0, "kind": "zero", "units": [48]}]'
+        },
+    ),
+    Bad(
+        "generate --config.model=model",
+        "generation needs a decoder with a head, got an encoder without a head",
+    ),
+    Bad(
+        "generate --workdir=file",
+        "cannot make the run folder file: File exists; choose another --workdir",
+        "a file",
+        {"file": ""},
+    ),
+    Bad(
+        "generate",
+        "run/generated.jsonl is of another generation: dtype, ... differ (dtype was None, ...); "
+        "remove it and generated.jsonl.key, or choose another --workdir",
+        "the folder of another generation",
+        {"run/generated.jsonl.key": '{"kind": "another"}'},
+    ),
+]
 MODELS = [
     Bad(
         "ilo --config.model=nowhere", "model must be a folder or a hub id owner/name, got 'nowhere'"
@@ -1116,7 +1212,7 @@ FOLDERS = [
         {"model.gguf": "text"},
     ),
 ]
-TABLE = [*FIELDS, *CORPORA, *MODELS, *TOKENIZERS, *PROCESSES, *FOLDERS]
+TABLE = [*FIELDS, *CORPORA, *GENERATIONS, *MODELS, *TOKENIZERS, *PROCESSES, *FOLDERS]
 
 
 @pytest.fixture
@@ -1125,6 +1221,7 @@ def here(tiny: Path, decoder: Path, text: Path, paragraphs: Path, tmp_path: Path
     for name, folder in (("model", tiny), ("decoder", decoder), ("corpus", text)):
         shutil.copytree(folder, tmp_path / name)
     shutil.copy(paragraphs, tmp_path / "text.txt")
+    (tmp_path / "asked.txt").write_text("a\nb\n")
     (tmp_path / "run").mkdir()
     for name in ("scores.csv", "evaluation.csv", "bits.csv", "log.csv", "config.json"):
         (tmp_path / "run" / name).write_text("earlier")

@@ -4,7 +4,7 @@ import torch
 from transformers import StopStringCriteria
 
 from ilo_jax.generation.pieces import pieces
-from ilo_jax.generation.stops import COMPLETE, stop_table
+from ilo_jax.generation.stops import COMPLETE, refuse_special, stop_table
 from tests.generation.material import byte_fallback, byte_level
 
 STOPS = [
@@ -83,3 +83,10 @@ def test_without_stop_strings_there_is_one_state():
 def test_an_empty_stop_string_is_refused():
     with pytest.raises(ValueError, match=r"^a stop string must have a character, got ''$"):
         stop_table(["a", ""], [b"a"])
+
+
+def test_a_stop_string_with_a_special_token_is_refused():
+    refuse_special(["</s", "stop"], byte_level())
+    message = r"has no special tokens \(give those as end tokens\); got '</s>', 'a<s>'$"
+    with pytest.raises(ValueError, match=message):
+        refuse_special(["</s>", "stop", "a<s>"], byte_level())

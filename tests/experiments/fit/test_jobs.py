@@ -3,7 +3,7 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
-from experiments import evaluate, extract, finetune, ilo
+from experiments import evaluate, extract, finetune, generate, ilo
 from experiments.fit.jobs import check_config, workloads
 from experiments.fit.suggestions import abstract_mesh
 from experiments.fit.workload import Asked
@@ -14,7 +14,8 @@ ASKED = Asked(row_length=64, segments=4, points=(4, 6))
 
 
 def test_a_job_that_is_not_known_is_refused_with_those_that_are():
-    message = "^--config must be of one of ilo, extract, finetune; got one of experiments.evaluate$"
+    jobs = "ilo, extract, finetune, generate"
+    message = f"^--config must be of one of {jobs}; got one of experiments.evaluate$"
     with pytest.raises(ValueError, match=message):
         check_config(evaluate.Config())
 
@@ -26,8 +27,9 @@ def test_what_no_run_could_use_is_refused():
         check_config(finetune.Config(rows=0))
 
 
-def test_the_text_that_is_learnt_need_not_be_named():
+def test_the_text_that_is_learnt_or_gone_on_from_need_not_be_named():
     check_config(finetune.Config())
+    check_config(generate.Config())
 
 
 @pytest.mark.parametrize(
@@ -36,8 +38,9 @@ def test_the_text_that_is_learnt_need_not_be_named():
         (extract.Config(taps="neurons:max"), ["extraction of"]),
         (ilo.Config(pooling="max"), ["extraction of", "scores of"]),
         (finetune.Config(freeze="paper:1"), ["step of"]),
+        (generate.Config(), ["32 prompts of", "a token of each of 32"]),
     ],
-    ids=["extract", "ilo", "finetune"],
+    ids=["extract", "ilo", "finetune", "generate"],
 )
 def test_each_job_has_its_workloads(decoder, config, begin):
     model = parameters.abstract(open_folder(decoder).config, dtype=jnp.float32)
