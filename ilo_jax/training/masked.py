@@ -72,14 +72,15 @@ def masking_vocabulary(
     Raises:
         ValueError: If it has no mask token.
     """
-    if tokenizer.mask_token_id is None:
+    mask = tokenizer.mask_token_id
+    if not isinstance(mask, int):
         raise ValueError(
             "a masked language model needs a tokenizer with a mask token, got one without"
         )
     special = np.isin(np.arange(len(tokenizer)), sorted(special_ids(tokenizer)))
     ordinary = np.flatnonzero(~special).astype(np.int32)
     opens = word_openings(tokenizer) if whole_words else None
-    return Vocabulary(tokenizer.mask_token_id, special, ordinary, opens)
+    return Vocabulary(mask, special, ordinary, opens)
 
 
 def word_openings(tokenizer: "PreTrainedTokenizerBase") -> Bool[np.ndarray, " vocab"]:
@@ -129,7 +130,9 @@ def masked(rows: Rows, vocabulary: Vocabulary, key: Key[Array, ""], *, share: fl
     first, second, other = jax.random.split(key, 3)
     chance, fate = jax.random.uniform(first, shape), jax.random.uniform(second, shape)
     if vocabulary.opens is not None:
-        chance = jnp.take_along_axis(chance, _first_of_word(rows, vocabulary.opens), axis=1)
+        chance = jnp.take_along_axis(
+            chance, _first_of_word(rows, jnp.asarray(vocabulary.opens)), axis=1
+        )
     own = rows.special | jnp.asarray(vocabulary.special)[rows.tokens]
     chosen = ~own & rows.target & (rows.segments > 0) & (chance < share)
     number = jax.random.randint(other, shape, 0, len(vocabulary.ordinary))
