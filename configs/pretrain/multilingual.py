@@ -25,7 +25,7 @@ def get_config() -> Config:
         steps=4096,
         rows=8,
         row_length=256,
-        learning_rate=3e-3,
+        positions=2048,
         warmup=200,
         keep=512,
         judged=4096,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from experiments.launch import Run, say
 from experiments.pretrain.config import Config
-from experiments.pretrain.learner import learner
+from experiments.pretrain.learner import language_learner
 from experiments.pretrain.record import Record
 from experiments.pretrain.setting import Setting, describe, prepare, training_key
 from experiments.provenance import leave_config
@@ -80,7 +80,7 @@ def _train(
     record = Record(config, setting, _series(config, setting, workdir, key), held_out)
     with naming_knobs(f"{config.rows} rows of {config.row_length} tokens", KNOBS):
         trained = run(
-            learner(config, setting),
+            language_learner(config, setting),
             checkpoints,
             every=record.every,
             log=record.log,

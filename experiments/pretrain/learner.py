@@ -37,7 +37,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
     )
 
 
-def learner(config: Config, setting: Setting) -> Learner:
+def language_learner(config: Config, setting: Setting) -> Learner:
     """What a training run needs to know of a pre-training; the model is made when it starts."""
     loss = loss_of(config, setting.model, setting.mesh, setting.vocabulary)
     start = partial(_start, config, setting)

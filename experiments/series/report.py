@@ -83,7 +83,7 @@ def table(points: Sequence[Point], known: Mapping[str, Reference]) -> str:
 def _means(known: Mapping[str, Reference]) -> dict[str, tuple[float, str]]:
     """The mean of each reference, with a colour, by its name for people; empty without any."""
     names = {"xz": ("xz", "tab:red"), "ngram": ("byte 5-grams", "tab:blue")}
-    means: list[float] = np.mean(list(known.values()), axis=0).tolist() if known else []
+    means = np.mean(list(known.values()), axis=0).tolist() if known else ()
     pairs = zip(means, Reference._fields, strict=bool(known))
     return {names[field][0]: (mean, names[field][1]) for mean, field in pairs}
 

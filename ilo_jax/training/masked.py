@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,9 +130,7 @@ def masked(rows: Rows, vocabulary: Vocabulary, key: Key[Array, ""], *, share: fl
     first, second, other = jax.random.split(key, 3)
     chance, fate = jax.random.uniform(first, shape), jax.random.uniform(second, shape)
     if vocabulary.opens is not None:
-        chance = jnp.take_along_axis(
-            chance, _first_of_word(rows, jnp.asarray(vocabulary.opens)), axis=1
-        )
+        chance = jnp.take_along_axis(chance, _first_of_word(rows, vocabulary.opens), axis=1)
     own = rows.special | jnp.asarray(vocabulary.special)[rows.tokens]
     chosen = ~own & rows.target & (rows.segments > 0) & (chance < share)
     number = jax.random.randint(other, shape, 0, len(vocabulary.ordinary))
@@ -142,7 +140,7 @@ def masked(rows: Rows, vocabulary: Vocabulary, key: Key[Array, ""], *, share: fl
     return Masked(seen.astype(rows.tokens.dtype), chosen)
 
 
-def _first_of_word(rows: Rows, opens: Bool[Array, " vocab"]) -> Int[Array, "row seq"]:
+def _first_of_word(rows: Rows, opens: Bool[Any, " vocab"]) -> Int[Array, "row seq"]:
     """The place in its row of the first token of each token's word."""
     begins = jnp.asarray(opens)[rows.tokens] | (rows.positions == 0) | rows.special
     places = jnp.broadcast_to(jnp.arange(rows.tokens.shape[1]), rows.tokens.shape)

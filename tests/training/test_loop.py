@@ -43,7 +43,7 @@ def run(
             lambda number, state: step(state, of_step(number), jnp.int32(bad)),
             begun() if state is None else state,
             steps=steps,
-            every=Every(**{"evaluate": 0, "save": 0} | every),
+            every=Every(**every),
             save=lambda state: events.append(("save", int(state.step))),
             log=log,
             evaluate=lambda number, state: events.append(("evaluate", number, int(state.step))),
@@ -66,6 +66,19 @@ def test_every_step_is_taken_and_logged_once_in_order():
     assert all(logged.seconds > 0 for logged in logs)
     assert sum(logged.seconds for logged in logs) <= time.perf_counter() - start
     assert of(events, "save") == [7]
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        ({"at": frozenset({0, 1, 5})}, [0, 1, 5]),
+        ({"at": frozenset({2, 3}), "evaluate": 3}, [0, 2, 3, 6, 7]),
+    ],
+)
+def test_states_are_evaluated_besides_where_asked_for(every, expected):
+    events = []
+    run(events, **every)
+    assert of(events, "evaluate") == expected
 
 
 def test_evaluations_come_before_and_after_training_and_saves_after_evaluations():

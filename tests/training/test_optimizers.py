@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from ilo_jax.models import parameters
 from ilo_jax.sharding import make_mesh, replicated
-from ilo_jax.training.optimizers import adamw, shardings, warmup_cosine
+from ilo_jax.training.optimizers import adamw, muon, shardings, warmup_cosine
 
 # The schedule
 
@@ -135,7 +135,67 @@ def test_only_kernels_and_embeddings_decay(start, model):
     assert kinds == DECAYING | {"scale"} | biased[model]
 
 
+def orthogonal(momentum: np.ndarray) -> np.ndarray:
+    """Return five steps of Newton-Schulz from a matrix, in float64 (Jordan et al. 2024)."""
+    x = momentum.T if momentum.shape[0] > momentum.shape[1] else momentum
+    x = x / (np.linalg.norm(x) + 1e-8)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if momentum.shape[0] > momentum.shape[1] else x
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4)])
+def test_muon_is_its_definition_on_the_matrices_of_blocks_and_adamw_elsewhere(shape):
+    rng, beta, decay, rate = np.random.default_rng(0), 0.95, 0.1, 0.01
+    paths = ["layers/0/attn/q/kernel", "embed/tokens/embedding", "head/out/kernel", "norm/scale"]
+    first = {path: rng.normal(size=shape) for path in paths}
+    gradients = [{path: rng.normal(size=shape) for path in paths} for _ in range(3)]
+    found: dict[str, Any] = {}
+    for name, make in {"muon": muon, "adamw": adamw}.items():
+        optimizer = make(lambda step: rate, weight_decay=decay)
+        weights: Any = {path: jnp.asarray(w, jnp.float32) for path, w in first.items()}
+        state = optimizer.init(weights)
+        for gradient in gradients:
+            of_step = {path: jnp.asarray(g, jnp.float32) for path, g in gradient.items()}
+            updates, state = optimizer.update(of_step, state, weights)
+            weights = optax.apply_updates(weights, updates)
+        found[name] = weights
+    matrix, momentum = first[paths[0]], np.zeros(shape)
+    for number, gradient in enumerate(gradients, 1):
+        momentum = beta * momentum + (1 - beta) * gradient[paths[0]]
+        # Nesterov's look ahead, both without the bias of a start from 0.
+        ahead = beta * momentum / (1 - beta ** (number + 1))
+        ahead += (1 - beta) * gradient[paths[0]] / (1 - beta**number)
+        update = 0.2 * math.sqrt(max(shape)) * orthogonal(ahead)
+        matrix = matrix - rate * (update + decay * matrix)
+    np.testing.assert_allclose(found["muon"][paths[0]], matrix, rtol=1e-4, atol=1e-6)
+    for path in paths[1:]:
+        np.testing.assert_array_equal(found["muon"][path], found["adamw"][path])
+    assert not np.allclose(found["muon"][paths[0]], found["adamw"][paths[0]], atol=1e-3)
+
+
 # How its state lies
+
+
+def test_the_state_of_muon_lies_as_the_weights_that_it_is_of(start):
+    mesh = make_mesh(data=4, model=2)
+    like = parameters.abstract(start("own").config, dtype=jnp.float32)
+    lies = parameters.shardings(like, mesh, fsdp=True)
+    weights = {path: jax.device_put(w, lies[path]) for path, w in start("own").weights.items()}
+    optimizer = muon(lambda step: 0.5, weight_decay=0.1, clip=1.0)
+    found, state = shardings(optimizer, weights, mesh), optimizer.init(weights)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    each = dict(jax.tree.leaves_with_path(found))
+    counts = dict.fromkeys(weights, 0)
+    for path, lie in each.items():
+        name = next((key.key for key in path if getattr(key, "key", None) in weights), None)
+        assert lie == (replicated(mesh) if name is None else lies[name])
+        counts |= {name: counts[name] + 1} if name else {}
+    # One moment of the matrices of blocks, and AdamW's two of all else.
+    assert counts == {
+        path: 1 if re.fullmatch(r"layers/\d/(attn|mlp)/\w+/kernel", path) else 2 for path in counts
+    }
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
