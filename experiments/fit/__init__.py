@@ -4,10 +4,10 @@
     python -m experiments.fit --config=configs/ilo/flores_llama31_8b.py --on=v5e:4x4 --suggest
     python -m experiments.fit --config=configs/finetune/smollm2.py --on=v5p:2x2x2 --save=FOLDER
 
-The configuration is that of the job: ilo, extract, finetune or generate. Of the model config.json
-is read, and nothing else, and of the text nothing at all. For each program that the job runs again
-and again it prints what that takes of the memory of a device, by the compiler, and what its
-products, reading its weights and what is sent to other devices take at least, by the chip's
+The configuration is that of the job: ilo, extract, finetune, generate or pretrain. Of the model
+config.json is read, and nothing else, and of the text nothing at all. For each program that the job
+runs again and again it prints what that takes of the memory of a device, by the compiler, and what
+its products, reading its weights and what is sent to other devices take at least, by the chip's
 published peaks: floors, not times. --suggest looks for settings that fit, and prints the command
 line of the job with them. Exit status: 0 if it fits, 1 if not.
 """
@@ -22,11 +22,10 @@ import jax
 import jax.numpy as jnp
 
 from experiments.fit import report, suggestions
-from experiments.fit.jobs import check_config, workloads
+from experiments.fit.jobs import check_config, model_config, workloads
 from experiments.fit.workload import Asked, Made, Workload
 from experiments.hardware import make_mesh, settled
 from experiments.launch import say
-from experiments.states import open_model
 from ilo_jax.chips import GIB
 from ilo_jax.files import write_text
 from ilo_jax.models import parameters
@@ -73,8 +72,7 @@ def fit(
     check_config(config)
     devices = topology(on)
     config = settled(config, devices.devices)
-    folder = open_model(config, whole=False)
-    model = parameters.abstract(folder.config, dtype=jnp.float32)
+    model = parameters.abstract(model_config(config), dtype=jnp.float32)
     question = Question(file, model, asked, on, devices)
     if suggest:
         return _suggest(config, question, save)

@@ -4,16 +4,20 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import extract, finetune, generate, ilo
+from experiments import extract, finetune, generate, ilo, pretrain
 from experiments.finetune.config import check as check_finetuning
 from experiments.fit.extraction import forward
 from experiments.fit.generation import speech
 from experiments.fit.scoring import scores
-from experiments.fit.training import step
+from experiments.fit.training import step, step_from_scratch
 from experiments.fit.workload import Asked, Workload
 from experiments.generate.config import check as check_generation
+from experiments.pretrain.config import check as check_pretraining
+from experiments.pretrain.setting import any_model
 from experiments.settings import check
+from experiments.states import open_model
 from ilo_jax.activations.taps import read
+from ilo_jax.models.config import ModelConfig
 from ilo_jax.models.transformer import Transformer
 from ilo_jax.sharding import AnyMesh
 
@@ -22,6 +26,7 @@ JOBS = {
     extract.Config: "extract",
     finetune.Config: "finetune",
     generate.Config: "generate",
+    pretrain.Config: "pretrain",
 }
 """Name of each job, by the class of its configurations."""
 
@@ -43,8 +48,22 @@ def check_config(config: Any) -> None:
     elif isinstance(config, generate.Config):
         # Nor need prompts.
         check_generation(dataclasses.replace(config, prompt="", prompts="prompts"))
+    elif isinstance(config, pretrain.Config):
+        check_pretraining(config)
     else:
         check(config)
+
+
+def model_config(config: Any) -> ModelConfig:
+    """The model of a job; of one that is read, config.json and nothing else.
+
+    Raises:
+        OSError: If it is absent.
+        ValueError: If it cannot be read, or made.
+    """
+    if isinstance(config, pretrain.Config):
+        return any_model(config)
+    return open_model(config, whole=False).config
 
 
 def workloads(config: Any, model: Transformer, mesh: AnyMesh, asked: Asked) -> Sequence[Workload]:
@@ -61,6 +80,8 @@ def workloads(config: Any, model: Transformer, mesh: AnyMesh, asked: Asked) -> S
     """
     if isinstance(config, finetune.Config):
         return [step(config, model, mesh)]
+    if isinstance(config, pretrain.Config):
+        return [step_from_scratch(config, model, mesh)]
     if isinstance(config, generate.Config):
         return speech(config, model, mesh, asked)
     taps = config.taps if isinstance(config, extract.Config) else f"residual:{config.pooling}"

@@ -10,11 +10,12 @@ from typing import Any
 from jax.sharding import AbstractMesh, AxisType
 
 from experiments.command_line import read_config
-from experiments.finetune import Config as FineTuning
+from experiments.finetune import Config as Finetuning
 from experiments.fit.jobs import JOBS, workloads
 from experiments.fit.workload import Asked
 from experiments.generate import Config as Generation
 from experiments.hardware import settled
+from experiments.pretrain import Config as Pretraining
 from experiments.settings import Extraction
 from ilo_jax.activations.planning import rows_at_once
 from ilo_jax.models.transformer import Transformer
@@ -69,7 +70,7 @@ def candidates(config: Any, devices: int, asked: Asked, *, ways: Sequence[int]) 
         # Nothing is split over one place.
         if not (fsdp and model == devices)
     ]
-    if isinstance(config, FineTuning):
+    if isinstance(config, Finetuning | Pretraining):
         return _of_training(common, config, devices, dtypes)
     if isinstance(config, Generation):
         return _of_generation(common, config, dtypes)
@@ -95,8 +96,8 @@ def _of_extraction(
 
 
 def _of_training(
-    common: Sequence[Any], config: FineTuning, devices: int, dtypes: Sequence[str]
-) -> list[FineTuning]:
+    common: Sequence[Any], config: Finetuning | Pretraining, devices: int, dtypes: Sequence[str]
+) -> list[Any]:
     most = config.rows_at_once or config.rows
     each = [n for n in range(1, most + 1) if config.rows % n == 0]
     remats = (True,) if config.remat else (False, True)
@@ -106,7 +107,7 @@ def _of_training(
         if n % (devices // one.model_parallel) == 0
     ]
 
-    def worth(one: FineTuning) -> tuple[Any, ...]:
+    def worth(one: Finetuning | Pretraining) -> tuple[Any, ...]:
         rows = one.rows_at_once or one.rows
         return dtypes.index(one.dtype), -rows, one.model_parallel, one.remat, one.fsdp
 

@@ -76,8 +76,8 @@ def _train(
     held_out: Slice | None,
 ) -> bool:
     """Train, and tell whether it went on to the end."""
-    say(describe(config, setting))
     record = Record(config, setting, _series(config, setting, workdir, key), held_out)
+    say(describe(config, setting))
     with naming_knobs(f"{config.rows} rows of {config.row_length} tokens", KNOBS):
         trained = run(
             language_learner(config, setting),

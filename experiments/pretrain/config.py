@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 from experiments import settings
 from experiments.settings import (
@@ -141,6 +142,8 @@ def _conflicts(config: Config) -> Iterator[str]:
     )
     if config.rows_at_once and config.rows % config.rows_at_once:
         yield f"rows_at_once must divide rows, {config.rows}, or be 0; got {config.rows_at_once}"
+    if config.tokenizer not in VOCABULARIES and not Path(config.tokenizer).is_dir():
+        yield f"tokenizer must be bpe, unigram or a folder, got {config.tokenizer!r}"
     if config.model in FAMILIES and 0 < config.positions < config.row_length:
         yield f"positions must be at least row_length, {config.row_length}, got {config.positions}"
     if config.objective == "masked":

@@ -39,12 +39,14 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 def language_learner(config: Config, setting: Setting) -> Learner:
     """What a training run needs to know of a pre-training; the model is made when it starts."""
-    loss = loss_of(config, setting.model, setting.mesh, setting.vocabulary)
+    loss = language_loss(config, setting.model, setting.mesh, vocabulary=setting.vocabulary)
     start = partial(_start, config, setting)
     return Learner(loss, optimizer(config), start, config.steps, config.seed, setting.mesh)
 
 
-def loss_of(config: Config, model: ModelConfig, mesh: Mesh, vocabulary: Vocabulary | None) -> Loss:
+def language_loss(
+    config: Config, model: ModelConfig, mesh: Mesh, *, vocabulary: Vocabulary | None
+) -> Loss:
     """The loss of a pre-training.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from experiments.hardware import make_mesh
@@ -91,6 +92,26 @@ def sizes(config: Config, vocab: int) -> Sizes:
         mlp_dim=config.mlp_dim or None,
         tied=config.tied,
     )
+
+
+def any_model(config: Config) -> ModelConfig:
+    """The model of a configuration whose tokenizer is not there yet, with as many tokens as asked.
+
+    Raises:
+        OSError: If a config.json of one's own cannot be read.
+        ValueError: As from `raw_config`.
+    """
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return read_config(raw_config(config, vocab=config.vocab, tokens=tokens))
+
+
+def any_vocabulary(config: Config, size: int) -> Vocabulary | None:
+    """A vocabulary of so many tokens, of any text, where tokens are to be hidden."""
+    if config.objective == "causal":
+        return None
+    numbers = np.arange(size, dtype=np.int32)
+    opens = numbers > 0 if config.whole_words else None
+    return Vocabulary(0, numbers < 1, numbers[1:], opens)
 
 
 def refuse_unfit(config: Config, model: ModelConfig) -> None:

@@ -41,6 +41,9 @@ GOOD = {
     "series": "--config.series=. --config.corpus=corpus --workdir=run",
     "generate": "--config.model=decoder --config.prompts=asked.txt --workdir=run",
     "fit": "--on=v5e:2x2",
+    "pretrain": "--config.text=corpus --config.unit=line --config.held_out=0.4 --config.vocab=300"
+    " --config.dim=16 --config.layers=1 --config.heads=2 --config.rows=8 --config.row_length=32"
+    " --config.steps=4 --config.warmup=1 --config.evaluate=0 --workdir=run",
     "inputs.prepare": "--corpus=corpus --data_dir=data --name=mine",
     "inputs.check_model": "--model=model",
     "inputs.convert_gguf": "--gguf=model.gguf --output=output",
@@ -149,7 +152,7 @@ ILO_CONFIG = "from experiments.ilo import Config\n"
 FIELDS = [
     Bad(
         "fit --config=other.py",
-        "--config must be of one of ilo, extract, finetune, generate; "
+        "--config must be of one of ilo, extract, finetune, generate, pretrain; "
         "got one of experiments.evaluate",
         "configuration of a job that is not known",
         {"other.py": "from experiments.evaluate import Config\ndef get_config(): return Config()"},
@@ -1212,7 +1215,93 @@ FOLDERS = [
         {"model.gguf": "text"},
     ),
 ]
-TABLE = [*FIELDS, *CORPORA, *GENERATIONS, *MODELS, *TOKENIZERS, *PROCESSES, *FOLDERS]
+PRETRAININGS = [
+    Bad("pretrain --config.text=nowhere", "no text at nowhere: there is no such file or folder"),
+    Bad(
+        "pretrain",
+        "corpus: text must be whole, got\n  corpus/fff_Latn.txt: no text",
+        "a language without text",
+        {"corpus/fff_Latn.txt": "\n \n"},
+    ),
+    Bad(
+        "pretrain --config.text_languages=aaa_Latn,xxx_Latn",
+        "corpus has no xxx_Latn; it has 6 languages: aaa_Latn, ... deu_Latn, eng_Latn; ...",
+    ),
+    Bad(
+        "pretrain --config.held_out=0.0001",
+        "corpus: a document of every language must be held out, as from a held_out of 0.1656 up; "
+        "with 0.0001, none is in aaa_Latn, bbb_Latn, ccc_Latn, ddd_Latn, deu_Latn, eng_Latn",
+    ),
+    Bad("pretrain --config.held_out=0", "held_out must be above 0 and below 1, got 0.0"),
+    Bad(
+        "pretrain --config.alpha=2",
+        "alpha, by which languages are sampled, must be in [0, 1], got 2.0",
+    ),
+    Bad(
+        "pretrain --config.shares=aaa_Latn",
+        "shares must be NAME=NUMBER,NAME=NUMBER; got 'aaa_Latn'",
+    ),
+    Bad(
+        "pretrain --config.shares=aaa_Latn=1,xxx_Latn=2 --config.text_languages=aaa_Latn,bbb_Latn",
+        "every language must have a share above 0, got none for bbb_Latn, one for xxx_Latn, of "
+        "which there is no text",
+    ),
+    Bad(
+        "pretrain --config.vocab=9000",
+        "a vocabulary must be no larger than its text can fill: corpus fills 941 tokens, got "
+        "9000; ask for fewer, or give more text",
+    ),
+    Bad(
+        "pretrain --config.vocab=100",
+        "a vocabulary must have 259 tokens or more, 256 bytes and the special ones, got 100",
+    ),
+    Bad(
+        "pretrain --config.tokenizer=nowhere",
+        "tokenizer must be bpe, unigram or a folder, got 'nowhere'",
+    ),
+    Bad(
+        "pretrain --config.model=t5",
+        "model must be a config.json or one of bert, bloom, ..., xglm, xlm-roberta; got 't5'",
+    ),
+    Bad(
+        "pretrain --config.model=bert",
+        "model must be a decoder with a head where objective=causal, got an encoder (bert)",
+    ),
+    Bad(
+        "pretrain --config.heads=3",
+        "a model of the family llama must have a dim that heads, 3, divide, not 16",
+    ),
+    Bad(
+        "pretrain --config.model=gpt2 --config.kv_heads=1",
+        "a model of the family gpt2 must have as many kv_heads as heads, 2, not 1",
+    ),
+    Bad(
+        "pretrain --config.objective=masked --config.model=bert --config.tokenizer=decoder",
+        "a masked language model needs a tokenizer with a mask token, got one without",
+    ),
+    Bad("pretrain --config.positions=8", "positions must be at least row_length, 32, got 8"),
+    Bad(
+        "pretrain --config.rows=12",
+        "rows (or rows_at_once), computed at a time on 8 devices or groups of them, must be a "
+        "multiple of 8; got 12",
+    ),
+    Bad("pretrain --config.warmup=4", "warmup must be in [0, 3] for 4 steps, got 4"),
+    Bad(
+        "pretrain",
+        "the series in run/series is of another training: clip, ... differ (clip was None, is "
+        "1.0; ...); remove it, or choose another --workdir",
+        "the series of another training",
+        {"run/series/key.json": '{"kind": "another"}'},
+    ),
+    Bad(
+        "pretrain",
+        "the tokenizer in run/tokenizer was learnt otherwise: alpha, ... differ (alpha was None, "
+        "is 0.5; ...); choose another --workdir",
+        "a tokenizer that was learnt otherwise",
+        {"run/tokenizer/key.json": '{"kind": "another"}'},
+    ),
+]
+TABLE = [*FIELDS, *CORPORA, *GENERATIONS, *PRETRAININGS, *MODELS, *TOKENIZERS, *PROCESSES, *FOLDERS]
 
 
 @pytest.fixture

@@ -7,12 +7,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments import pretrain
 from experiments.finetune.config import Config
 from experiments.finetune.learner import language_learner
 from experiments.finetune.setting import prepare
 from experiments.fit.suggestions import abstract_mesh
-from experiments.fit.training import step
+from experiments.fit.training import step, step_from_scratch
 from experiments.fit.workload import Workload
+from experiments.launch import Run
+from experiments.pretrain import learner as scratch
+from experiments.pretrain.setting import any_model
 from ilo_jax.models import parameters
 from ilo_jax.models.hub.folder import open_folder
 from ilo_jax.sharding import device_bytes, place_loose
@@ -53,6 +57,28 @@ def test_a_step_takes_what_the_job_gives_it(config, model, tmp_path, fsdp):
     assert described(held["kept states"]) == described(batch.kept)
     assert described(held["rows"]) == described((batch.rows, key))
     assert device_bytes(held) == device_bytes((state, start.frozen, batch, key))
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_a_step_from_scratch_takes_what_the_job_gives_it(text, tmp_path, objective):
+    kind = {"causal": "llama", "masked": "bert"}[objective]
+    shape = {"model": kind, "dim": 16, "layers": 1, "heads": 2, "vocab": 300, "row_length": 32}
+    learnt = {"text": str(text), "unit": "line", "held_out": 0.4, "objective": objective}
+    config = pretrain.Config(**shape, **learnt, rows=8, fsdp=True)
+    setting = pretrain.prepare(config, Run(tmp_path))
+    learner = scratch.language_learner(config, setting)
+    start = learner.start()
+    state = begin(learner.optimizer, start.trainable, setting.mesh)
+    work = step_from_scratch(
+        config, parameters.abstract(any_model(config), dtype=jnp.float32), setting.mesh
+    )
+    assert described(work.held["weights"]) == described((state.weights, start.frozen))
+    assert described(work.held["optimizer state"]) == described((state.step, state.moments))
+    assert described(work.held["rows"][0]) == described(start.batch(0).rows)
+    shapes = {path: weight.shape for path, weight in state.weights.items()}
+    frozen = dict.fromkeys(shapes, False)
+    cost = step_cost(setting.model, shapes, frozen, rows=8, row_length=32)
+    assert work.operations == cost.total / 8
 
 
 def test_nothing_is_kept_that_nobody_asks_for(config, model):
