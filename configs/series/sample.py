@@ -11,4 +11,9 @@ from experiments.series import Config
 
 def get_config() -> Config:
     """Return the configuration."""
-    return Config(series="runs/pretrain/sample/series", text="sample", unit="line", sentences=12)
+    return Config(
+        series="runs/pretrain/sample/series",
+        text="sample",
+        held_out=0.1,
+        sentences=12,
+    )

@@ -83,7 +83,7 @@ def table(points: Sequence[Point], known: Mapping[str, Reference]) -> str:
 def _means(known: Mapping[str, Reference]) -> dict[str, tuple[float, str]]:
     """The mean of each reference, with a colour, by its name for people; empty without any."""
     names = {"xz": ("xz", "tab:red"), "ngram": ("byte 5-grams", "tab:blue")}
-    means = np.mean(list(known.values()), axis=0).tolist() if known else ()
+    means: list[float] = np.mean(list(known.values()), axis=0).tolist() if known else []
     pairs = zip(means, Reference._fields, strict=bool(known))
     return {names[field][0]: (mean, names[field][1]) for mean, field in pairs}
 
@@ -156,11 +156,7 @@ def _draw_bits(
         axes.plot(values, color="gray", linewidth=0.6)
     name = f"mean of {len(languages)} languages"
     axes.plot(found.mean(axis=1), **pictures.MEASURED, color="black", label=name)
-    for name, color in zip(
-        Reference._fields if known else (), ("tab:red", "tab:blue"), strict=False
-    ):
-        mean = np.mean([getattr(each, name) for each in known.values()])
-        label = {"xz": "xz", "ngram": "byte 5-grams"}[name]
+    for label, (mean, color) in _means(known).items():
         axes.axhline(mean, **pictures.CHANCE, color=color, label=label)
     axes.set(ylabel="bits per byte", ylim=(0, None))
 

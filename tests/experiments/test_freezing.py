@@ -10,7 +10,6 @@ from safetensors.numpy import load_file
 from experiments import freezing as module
 from experiments.finetune.setting import prepare
 from experiments.freezing import Config, compare
-from experiments.freezing.report import Judged
 from experiments.launch import Run
 from ilo_jax.models.hub.folder import open_folder
 
@@ -135,7 +134,8 @@ def test_started_again_it_trains_and_judges_nothing_twice(config, workdir, monke
 def test_told_to_stop_it_compares_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "finetune", lambda config, run: None)
     monkeypatch.setattr(module, "judged", lambda *_, name, within: f"{name} in {within.name}")
-    assert compare(config, Run(tmp_path)) == [Judged("base", 0, "base-0 in judged")]
+    (one,) = compare(config, Run(tmp_path))
+    assert tuple(one) == ("base", 0, "base-0 in judged")
     assert not (tmp_path / "bits.csv").exists()
 
 
