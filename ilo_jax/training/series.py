@@ -98,7 +98,8 @@ class Series:
 
     def _is_there(self, folder: Path) -> bool:
         """Whether it was written whole: a run may have been killed before it was entered."""
-        return bool(by_first(lambda: b"1" * folder.is_dir(), what=f"looking for {folder}"))
+        there = by_first(lambda: b"yes" if folder.is_dir() else b"no", what="looking")
+        return there == b"yes"
 
     def _enter(self, folder: Path, step: int, health: Health) -> None:
         """Add a checkpoint to the index, which is written whole."""
