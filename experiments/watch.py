@@ -1,9 +1,11 @@
 """What a training does to the languages that it does not learn: measured while it goes on."""
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from experiments import tables
@@ -16,7 +18,9 @@ from ilo_jax.evaluation.held_out import Slice, compiled_slice, judge
 from ilo_jax.metrics import IloSettings
 from ilo_jax.models.hub.folder import Folder
 from ilo_jax.models.transformer import Transformer
+from ilo_jax.training.loop import Logged
 
+LOGGED = ("loss", "tokens", "gradient_norm", "learning_rate", "seconds")
 TEXT = ("language", "bits_per_byte", "loss", "tokens")
 
 
@@ -36,6 +40,23 @@ def read_slice(source: Judged, folder: Folder, mesh: Mesh, *, k: int, min_langua
         batch_tokens=settled(source).batch_tokens,
         dtype=jnp.dtype(source.dtype),
     )
+
+
+class StepLog:
+    """log.csv, a row for each step, and the same for TensorBoard where asked for."""
+
+    def __init__(self, workdir: Path, board: Board, rate: optax.Schedule, *, until: int):
+        """Open the table in a run folder; rows of steps after `until` are dropped."""
+        self.board, self.rate = board, rate
+        self.table = tables.Table(workdir / "log.csv", LOGGED, until=until)
+
+    def __call__(self, logged: Logged) -> None:
+        """Write down a step."""
+        rate = np.asarray(self.rate(logged.step - 1)).item()
+        values = (logged.loss, logged.count, logged.gradient_norm, rate, logged.seconds)
+        row: dict[str, Any] = dict(zip(LOGGED, values, strict=True))
+        self.table.add(logged.step, [row])
+        self.board.add(logged.step, row)
 
 
 class Watch:

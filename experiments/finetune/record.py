@@ -1,25 +1,20 @@
 """What a fine-tuning writes down as it goes."""
 
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from experiments import tables
 from experiments.board import Board
 from experiments.finetune.config import Config
 from experiments.finetune.learner import learning_rate
 from experiments.finetune.setting import Setting
 from experiments.launch import say
-from experiments.watch import Watch
+from experiments.watch import StepLog, Watch
 from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.models import parameters
 from ilo_jax.models.parameters import Weights
 from ilo_jax.training.loop import Logged
-
-LOGGED = ("loss", "tokens", "gradient_norm", "learning_rate", "seconds")
 
 
 class Record:
@@ -42,18 +37,14 @@ class Record:
             say(f"continuing after step {step}")
         # A run that begins anew is evaluated before its first step, whatever stands there.
         until = step or -1
-        self.table = tables.Table(self.workdir / "log.csv", LOGGED, until=until)
+        self.steps = StepLog(self.workdir, self.board, self.rate, until=until)
         if self.held_out:
             watched = {"name": self.name, "until": until}
             self.watch = Watch(self.workdir, self.held_out, self.board, **watched)
 
     def log(self, logged: Logged) -> None:
         """Write down a step."""
-        rate = np.asarray(self.rate(logged.step - 1)).item()
-        values = (logged.loss, logged.count, logged.gradient_norm, rate, logged.seconds)
-        row: dict[str, Any] = dict(zip(LOGGED, values, strict=True))
-        self.table.add(logged.step, [row])
-        self.board.add(logged.step, row)
+        self.steps(logged)
 
     def evaluate(self, step: int, trainable: Weights, frozen: Weights) -> None:
         """Judge the model after some steps by the held-out text."""

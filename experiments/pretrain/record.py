@@ -1,26 +1,20 @@
 """What a pre-training writes down as it goes."""
 
-from typing import Any
-
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from experiments import tables
 from experiments.board import Board
 from experiments.launch import say
 from experiments.pretrain.config import Config
 from experiments.pretrain.health import judge
 from experiments.pretrain.learner import learning_rate
 from experiments.pretrain.setting import Setting
-from experiments.watch import Watch
+from experiments.watch import StepLog, Watch
 from ilo_jax.evaluation.held_out import Slice
 from ilo_jax.models import parameters
 from ilo_jax.models.parameters import Weights
 from ilo_jax.training.loop import Every, Logged
 from ilo_jax.training.series import Series, kept_steps
-
-LOGGED = ("loss", "tokens", "gradient_norm", "learning_rate", "seconds")
 
 
 class Record:
@@ -51,18 +45,14 @@ class Record:
             say(f"continuing after step {step}")
         # A run that begins anew is evaluated before its first step, whatever stands there.
         until = step or -1
-        self.table = tables.Table(self.workdir / "log.csv", LOGGED, until=until)
+        self.steps = StepLog(self.workdir, self.board, self.rate, until=until)
         if self.held_out:
             watched = {"name": self.workdir.name, "until": until}
             self.watch = Watch(self.workdir, self.held_out, self.board, **watched)
 
     def log(self, logged: Logged) -> None:
         """Write down a step."""
-        rate = np.asarray(self.rate(logged.step - 1)).item()
-        values = (logged.loss, logged.count, logged.gradient_norm, rate, logged.seconds)
-        row: dict[str, Any] = dict(zip(LOGGED, values, strict=True))
-        self.table.add(logged.step, [row])
-        self.board.add(logged.step, row)
+        self.steps(logged)
 
     def evaluate(self, step: int, trainable: Weights, frozen: Weights) -> None:
         """Keep the model after some steps in the series, or judge it by aligned sentences."""
